@@ -1,0 +1,69 @@
+# Everything a contributor runs. `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := deploy/requirements
+STAMP := $(VENV)/.holdfast-setup
+PYTEST := $(BIN)/python -m pytest
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit lint format types layers bench soak lock clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## the environment in .venv, with everything in it
+
+# Touched last, so that an interrupted setup starts again.
+$(STAMP): pyproject.toml $(REQUIREMENTS)/dev.txt $(REQUIREMENTS)/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(REQUIREMENTS)/uv.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(REQUIREMENTS)/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## a running cluster, traffic, a live move, a kill, and a checked account
+	$(BIN)/holdfast demo
+
+test: setup ## all tests on a real Kafka, with coverage
+	$(PYTEST) -m "not soak and not benchmark" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+unit: setup ## the tests that need no Kafka
+	$(PYTEST) -m "not broker and not soak and not benchmark" $(PYTEST_ARGS)
+
+lint: setup ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## types, strict
+	$(BIN)/mypy
+
+layers: setup ## who may import whom
+	$(BIN)/lint-imports
+
+bench: setup ## measurements
+	$(BIN)/python -m tests.benchmarks
+
+soak: setup ## long runs with faults
+	$(PYTEST) -m soak -s --timeout=0 $(PYTEST_ARGS)
+
+# Without the address of an index, so that the files serve behind every mirror.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-emit-index-url --no-emit-find-links
+
+lock: ## resolve the dependencies anew, with hashes
+	$(LOCK) pyproject.toml --upgrade -o $(REQUIREMENTS)/runtime.txt
+	$(LOCK) pyproject.toml --group dev --constraint $(REQUIREMENTS)/runtime.txt --upgrade -o $(REQUIREMENTS)/dev.txt
+	grep -E '^uv==' $(REQUIREMENTS)/dev.txt | sed 's/ .*//' | $(LOCK) - -o $(REQUIREMENTS)/uv.txt
+
+clean: ## everything that can be made again, but not .venv and not .holdfast
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov
+	find app agents tables tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,197 @@
+"""What the server agent keeps in memory of a session, and what all servers of a worker share."""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from agents.performing import Failed
+from app.engine.announcements import Announcements
+from app.engine.engine import Engine
+from app.engine.watchdog import Watchdog
+from app.handlers import Handler, Session
+from app.protocol.control import WAKE_KEY, Wakeup, encode_wakeup
+from app.protocol.murmur2 import partition_of
+from app.protocol.sessions import Queue
+from app.topics import Names
+from tables.sessions import SessionRow
+
+EMPTY = b"{}"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One task at a server: its place in ``tasks``, its bytes, and what they say.
+
+    ``arrival`` numbers it among the waiting tasks of its session; ``saved``: its waiting row exists (or will, with
+    this unit); ``changed``: that row is to be written; ``restored``: it was running where the rows come from.
+    """
+
+    partition: int
+    offset: int
+    value: bytes
+    task_id: str
+    kind: str
+    payload: dict[str, Any]
+    arrival: int = 0
+    saved: bool = False
+    changed: bool = False
+    restored: bool = False
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} ({self.kind})"
+
+
+class Cell:
+    """One session in memory.
+
+    ``good`` is the state after the last task that took effect, as JSON; ``state`` the same decoded, or None when it
+    must be decoded again because a handler that failed may have changed it.
+    """
+
+    __slots__ = (
+        "ended",
+        "entries",
+        "good",
+        "label",
+        "last_arrival",
+        "name",
+        "origins",
+        "queue",
+        "removed",
+        "results_partition",
+        "row_key",
+        "sequence",
+        "session",
+        "state",
+        "tenant",
+        "tenant_key",
+    )
+
+    def __init__(self, tenant: str, session: str, row_key: bytes, routers: int) -> None:
+        self.tenant = tenant
+        self.session = session
+        self.name = (tenant, session)
+        self.row_key = row_key
+        self.tenant_key = tenant.encode()
+        self.results_partition = partition_of(self.tenant_key, routers)
+        self.label = b',"tenant":%b,"session":%b,"type":' % (orjson.dumps(tenant), orjson.dumps(session))
+        self.sequence = 0
+        self.origins: dict[int, int] = {}
+        self.good = EMPTY
+        self.state: Any = None
+        self.ended = False
+        self.queue: Queue = ()
+        self.entries: dict[int, Entry] = {}
+        self.removed: list[Entry] = []
+        self.last_arrival = 0
+
+    def restore(self, row: SessionRow) -> None:
+        self.sequence = row.sequence
+        self.origins = row.origins
+        self.good = row.state
+
+    def current_state(self) -> Any:
+        """The state for the next handler that runs in line; it may change it in place."""
+        if self.state is None:
+            self.state = orjson.loads(self.good)
+        return self.state
+
+    def spoil(self) -> None:
+        """A handler failed: whatever it did to the decoded state is forgotten."""
+        self.state = None
+
+    def keep(self, state: bytes, session: Session[Any]) -> None:
+        """A handler took effect. A session that it ended starts anew with the next task."""
+        self.ended = session.ended
+        if session.ended:
+            self.sequence = 0
+            self.good = EMPTY
+            self.state = None
+        else:
+            self.good = state
+            self.state = session.state if type(session.state) is dict else None
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """What the servers of a worker share."""
+
+    engine: Engine
+    names: Names
+    worker: str
+    handlers: Mapping[str, Handler]
+    routers: int
+    limit: int
+    task_timeout: float
+    max_attempts: int
+    max_crashes: int
+    pool: Executor
+    watchdog: Watchdog
+    announcements: Announcements
+
+    def result(
+        self, cell: Cell, entry: Entry, attempts: int, server: int, status: bytes, result: bytes, error: bytes
+    ) -> bytes:
+        """A record of ``results``, assembled from parts that are JSON already."""
+        return (
+            b'{"task":%b%b%b,"status":%b,"result":%b,"error":%b,"server":%d,"worker":%b,"sequence":%d,"attempts":%d,'
+            b'"source":{"partition":%d,"offset":%d}}'
+        ) % (
+            orjson.dumps(entry.task_id),
+            cell.label,
+            orjson.dumps(entry.kind),
+            status,
+            result,
+            error,
+            server,
+            self.worker_json,
+            cell.sequence,
+            attempts,
+            entry.partition,
+            entry.offset,
+        )
+
+    def failure(self, cell: Cell, entry: Entry, attempts: int, server: int, failed: Failed) -> bytes:
+        error = orjson.dumps({"type": failed.type, "message": failed.message})
+        return self.result(cell, entry, attempts, server, b'"failed"', b"null", error)
+
+    @property
+    def worker_json(self) -> bytes:
+        return orjson.dumps(self.worker)
+
+    def dead_letter(self, entry: Entry, key: bytes | None, failed: Failed) -> None:
+        self.engine.unit.send(
+            self.names.dead_letters,
+            entry.value,
+            key,
+            partition=0,
+            headers=dead_letter_headers(failed.type, failed.message, self.names.tasks, entry.partition, entry.offset),
+        )
+
+    def wake(self, cell: Cell, entry: Entry, attempt: int, due_ms: int) -> None:
+        """Have the session woken when its retry falls due (L7)."""
+        value = encode_wakeup(Wakeup(cell.tenant, cell.session, entry.arrival, attempt), due_ms)
+        where = self.engine.unit.output(self.names.delay, cell.results_partition)
+        where.append({"key": WAKE_KEY, "value": value})
+
+    @staticmethod
+    def key_in(value: bytes) -> bytes | None:
+        """The key that a record which is no task came with: the router saw it in the bytes, beside ``"tenant":``."""
+        _, found, rest = value.partition(b'"tenant"')
+        key, closed, _ = rest.lstrip(b" :").removeprefix(b'"').partition(b'"')
+        return key if found and closed else None
+
+
+def dead_letter_headers(
+    error: str, message: str, topic: str, partition: int, offset: int
+) -> list[tuple[str, bytes]]:
+    return [
+        ("error", error.encode()),
+        ("message", message.encode(errors="replace")),
+        ("source-topic", topic.encode()),
+        ("source-partition", b"%d" % partition),
+        ("source-offset", b"%d" % offset),
+    ]

@@ -1,0 +1,109 @@
+"""Running a handler for one task, and what came of it.
+
+Nothing here knows streams or tables: a run ends in :class:`Done`, :class:`Failed` or :class:`Again`, and whoever asked
+for it decides what that means for the session.
+"""
+
+import asyncio
+import time
+from concurrent.futures import Executor
+from typing import Any, NamedTuple, TypeAlias
+
+import orjson
+from pydantic import ValidationError
+
+from app.handlers import Handler, Retry, Session
+
+MESSAGE_CHARS = 2_000
+"""Longer error messages are cut: they go into a result and a record header."""
+
+
+class Done(NamedTuple):
+    """``result`` and ``state`` are JSON; what the handler sent is in ``session.outbox``."""
+
+    result: bytes
+    state: bytes
+    session: Session[Any]
+
+
+class Failed(NamedTuple):
+    type: str
+    message: str
+
+
+class Again(NamedTuple):
+    after_ms: int
+
+
+Ending: TypeAlias = Done | Failed | Again
+
+
+def failed(error: BaseException) -> Failed | Again:
+    """What an exception of a handler means."""
+    if isinstance(error, Retry):
+        return Again(int(error.after * 1000))
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Failed("ValidationError", f"{error.title}: {where}: {first['msg']}"[:MESSAGE_CHARS])
+    return Failed(type(error).__name__, (str(error) or repr(error))[:MESSAGE_CHARS])
+
+
+def prepare(handler: Handler, session: Session[Any], payload: dict[str, Any]) -> Any:
+    """Give session and payload the types that the handler's annotations ask for."""
+    if handler.state_model is not None:
+        session.state = handler.state_model.model_validate(session.state)
+    return payload if handler.payload_model is None else handler.payload_model.model_validate(payload)
+
+
+def conclude(handler: Handler, session: Session[Any], result: Any, limit: int) -> Done | Failed:
+    """Turn what the handler left behind into bytes; a result or state that is no JSON or too large fails the task."""
+    try:
+        if handler.state_model is not None:
+            state = orjson.dumps(session.state.model_dump(mode="json"))
+        elif type(session.state) is dict:
+            state = orjson.dumps(session.state)
+        else:
+            return Failed("BadResult", f"session.state must stay a dict, it is {type(session.state).__name__}")
+        answer = orjson.dumps(result.model_dump(mode="json") if hasattr(result, "model_dump") else result)
+    except Exception as error:
+        return Failed("BadResult", f"result or state cannot be written as JSON: {error}"[:MESSAGE_CHARS])
+    outbox = session.outbox
+    largest = max(len(state), len(answer))
+    if outbox is not None:
+        largest = max(largest, *(len(value or b"") for _, value, _ in outbox.records), 0)
+    if largest > limit:
+        return Failed("TooLarge", f"state, result or record of {largest} bytes; the limit is {limit} (MAX_RECORD_BYTES)")
+    return Done(answer, state, session)
+
+
+def run_inline(handler: Handler, session: Session[Any], payload: dict[str, Any], limit: int) -> Ending:
+    """Run a plain function here and now."""
+    try:
+        if handler.typed:
+            payload = prepare(handler, session, payload)
+        result = handler.function(session, payload)
+    except Exception as error:
+        return failed(error)
+    return conclude(handler, session, result, limit)
+
+
+async def run_aside(
+    handler: Handler, session: Session[Any], payload: dict[str, Any], limit: int, *, timeout: float, pool: Executor
+) -> Ending:
+    """Run an async function as a task, a blocking one in the pool; at most ``timeout`` seconds."""
+    started = time.monotonic()
+    try:
+        argument = prepare(handler, session, payload)
+        async with asyncio.timeout(timeout):
+            if handler.asynchronous:
+                result = await handler.function(session, argument)
+            else:
+                result = await asyncio.get_running_loop().run_in_executor(pool, handler.function, session, argument)
+    except TimeoutError as error:
+        if time.monotonic() - started < timeout:
+            return failed(error)
+        return Failed("TaskTimeout", f"{handler.type!r} did not end within {timeout:g} s (TASK_TIMEOUT)")
+    except Exception as error:
+        return failed(error)
+    return conclude(handler, session, result, limit)

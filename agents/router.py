@@ -1,0 +1,248 @@
+"""The router agent: decides where each task goes, and wakes sessions whose retries fall due.
+
+One :class:`Router` serves one place: partition r of ``tasks``, ``commands`` and ``delay``. A task of a settled tenant
+takes the fast path: a lookup by the key's bytes and a few searches in the value's bytes, no parse. Whatever those
+bytes leave open goes the slow way, which gives the same outputs.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import faust
+from faust.types import StreamT
+
+from agents.cells import dead_letter_headers
+from app.engine.driver import Delivery
+from app.engine.engine import Engine
+from app.engine.fetch import Batch
+from app.engine.offsets import Partition
+from app.engine.places import Place
+from app.errors import PeerProtocolError, RecordError
+from app.protocol.control import WAKE_KEY, decode_due, encode_wakeup
+from app.protocol.murmur2 import partition_of
+from app.protocol.parking import Clock, Read, Skip, WakeUps
+from app.protocol.placement import home_of, route
+from app.records import parse_task
+from app.topics import Names
+from tables import placements
+
+log = logging.getLogger(__name__)
+
+SETTLED_MAX = 100_000
+"""Tenants whose server is remembered by the bytes of their key."""
+
+WAKEUPS_MAX = 100_000
+"""Wake-ups that are held in memory before `delay` is read on."""
+
+ORIGIN_PARTITION = "origin-partition"
+ORIGIN_OFFSET = "origin-offset"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A tenant all of whose sessions go to ``server``, and how its name looks in a task written the usual ways."""
+
+    server: int
+    tight: bytes
+    spaced: bytes
+
+
+@dataclass(slots=True)
+class RouterContext:
+    """What the routers of a worker share. ``stale_hints`` and ``misrouted`` count since the start."""
+
+    engine: Engine
+    names: Names
+    routers: int
+    servers: int
+    up: frozenset[int]
+    stale_hints: int = 0
+    misrouted: int = 0
+    warned: set[bytes] = field(default_factory=set)
+
+
+class Router:
+    """One router, as the worker that hosts it performs it. See :class:`app.engine.places.Resident`."""
+
+    def __init__(self, context: RouterContext, place: Place) -> None:
+        self._context = context
+        self._number = place.number
+        self._placements = place.rows[placements.NAME]
+        self._settled: dict[bytes, Settled] = {}
+        names = context.names
+        committed = place.committed[names.delay, place.number].offset or 0
+        self._wakeups = WakeUps(committed, WAKEUPS_MAX)
+        self._perform = {
+            names.tasks: self._tasks,
+            names.delay: self._delay,
+            names.commands: self._commands,
+        }
+
+    def perform(self, batch: Batch, until: float) -> None:
+        self._perform[batch.topic](batch)
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    def _tasks(self, batch: Batch) -> None:
+        """Route a whole batch: at a few microseconds a record, no deadline falls within one."""
+        settled = self._settled.get
+        unit = self._context.engine.unit
+        prefix = b"%d:" % self._number
+        work = self._context.names.work
+        outputs = [unit.output(work, server).append for server in range(self._context.servers)]
+        records = batch.records
+        for index in range(batch.start, len(records)):
+            message = records[index]
+            value = message.value()
+            known = settled(message.key())
+            if (
+                known is not None
+                and value is not None
+                and (known.tight in value or known.spaced in value)
+                and value.count(b'"tenant"') == 1
+                and b"\\" not in value
+                and b'"server"' not in value
+                and message.headers() is None
+            ):
+                outputs[known.server]({"key": prefix + b"%d" % message.offset(), "value": value})
+            else:
+                self._slowly(message, value)
+        unit.weight += len(records) - batch.start
+        batch.start = len(records)
+
+    def _slowly(self, message: Any, value: bytes | None) -> None:
+        """Route one record by all that it says."""
+        context = self._context
+        key = message.key()
+        origin = self._origin(message)
+        try:
+            task = parse_task(key, value)
+        except RecordError as error:
+            context.engine.unit.send(
+                context.names.dead_letters,
+                value,
+                key,
+                partition=0,
+                headers=dead_letter_headers("RecordError", error.reason, context.names.tasks, *origin),
+            )
+            return
+        assert value is not None
+        right = partition_of(key, context.routers)
+        if right != self._number:
+            self._republish(key, value, right, origin)
+            return
+        home = self._home(key)
+        server = route(task.tenant, task.session, home, context.up)
+        if task.server is not None and task.server != server:
+            context.stale_hints += 1
+        if home in context.up and key not in self._settled:
+            self._settle(key, home)
+        where = context.engine.unit.output(context.names.work, server)
+        where.append({"key": b"%d:%d" % origin, "value": value})
+
+    def _origin(self, message: Any) -> tuple[int, int]:
+        """Where the record first stood in ``tasks``: here, or where a copy's headers say it was published."""
+        here = (self._number, message.offset())
+        headers = dict(message.headers() or ())
+        try:
+            there = (int(headers[ORIGIN_PARTITION]), int(headers[ORIGIN_OFFSET]))
+        except (KeyError, ValueError, TypeError):
+            return here
+        # A copy comes from another partition. One that claims to come from this one is no copy of ours.
+        if 0 <= there[0] < self._context.routers and there[0] != self._number and there[1] >= 0:
+            return there
+        return here
+
+    def _republish(self, key: bytes, value: bytes, right: int, origin: tuple[int, int]) -> None:
+        context = self._context
+        context.misrouted += 1
+        if key not in context.warned and len(context.warned) < 1000:
+            context.warned.add(key)
+            log.warning(
+                "a producer puts tasks of %r on partition %d instead of %d: let it partition by murmur2 of the key",
+                key.decode(errors="replace"),
+                self._number,
+                right,
+            )
+        context.engine.unit.send(
+            context.names.tasks,
+            value,
+            key,
+            partition=right,
+            headers=[(ORIGIN_PARTITION, b"%d" % origin[0]), (ORIGIN_OFFSET, b"%d" % origin[1])],
+        )
+
+    def _home(self, tenant: bytes) -> int:
+        row = self._placements.get(tenant)
+        return home_of(tenant, None if row is None else placements.decode(row).home, self._context.servers)
+
+    def _settle(self, key: bytes, home: int) -> None:
+        if len(self._settled) >= SETTLED_MAX:
+            self._settled.clear()
+        self._settled[key] = Settled(home, b'"tenant":"%b"' % key, b'"tenant": "%b"' % key)
+
+    # -- delay ----------------------------------------------------------------------------------------------------
+
+    def _delay(self, batch: Batch) -> None:
+        records = batch.records
+        while batch.start < len(records) and not self._wakeups.full:
+            message = records[batch.start]
+            batch.start += 1
+            try:
+                due = decode_due(message.key(), message.value())
+            except PeerProtocolError as error:
+                log.warning("delay/%d offset %d: %s", self._number, message.offset(), error)
+                self._wakeups.step(Skip(message.offset()))
+                continue
+            self._wakeups.step(Read(message.offset(), due.wakeup, due.due_ms))
+
+    def due(self) -> float | None:
+        next_ms = self._wakeups.next_due_ms
+        return None if next_ms is None else next_ms / 1000
+
+    def on_time(self, now: float) -> None:
+        context = self._context
+        for sent in self._wakeups.step(Clock(int(now * 1000) + 1)):
+            wakeup = sent.wakeup
+            key = wakeup.tenant.encode()
+            server = route(wakeup.tenant, wakeup.session, self._home(key), context.up)
+            where = context.engine.unit.output(context.names.work, server)
+            where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup)})
+        # The offsets that are now free to commit go with this unit.
+        topic = (context.names.delay, self._number)
+        context.engine.unit.offsets.setdefault(topic, self._wakeups.hold_offset)
+
+    def hold(self, topic: str) -> int | None:
+        return self._wakeups.hold_offset if topic == self._context.names.delay else None
+
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    def _commands(self, batch: Batch) -> None:
+        batch.start = len(batch.records)
+
+    # -- the rest of a resident -----------------------------------------------------------------------------------
+
+    def pausing(self) -> Sequence[Partition]:
+        return ((self._context.names.delay, self._number),) if self._wakeups.full else ()
+
+    def before_seal(self) -> None:
+        """A router keeps nothing back."""
+
+    def busy(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._settled.clear()
+
+
+def attach(app: faust.App, names: Names) -> None:
+    """Register the Faust agent of all routers with ``app``."""
+
+    async def route_tasks(stream: StreamT[Delivery]) -> None:
+        async for delivery in stream:
+            delivery.perform()
+
+    topics = (names.tasks, names.commands, names.delay)
+    app.agent(app.topic(*topics, key_serializer="raw", value_serializer="raw"), name="router")(route_tasks)

@@ -1,0 +1,1 @@
+"""Holdfast: keeps every session on its server while tenants move and servers fail."""

@@ -1,0 +1,1 @@
+"""The engine under Faust: driver, unit of work, transactional tables and the embedded broker."""

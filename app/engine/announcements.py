@@ -1,0 +1,63 @@
+"""The topic ``suspects``: what is written outside the unit of work, because it must outlive the worker that writes it."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from app.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 10.0
+
+
+class Announcements:
+    """Writes and reads ``suspects``: compacted, one partition, the newest record of a key holds."""
+
+    def __init__(self, config: Mapping[str, Any], topic: str) -> None:
+        self._config = config
+        self._topic = topic
+        self._producer: Producer | None = None
+
+    def write(self, key: bytes, value: bytes | None) -> None:
+        """Return when the record is durable; None deletes the key.
+
+        Raises:
+            UnavailableError: the broker did not take it in time.
+        """
+        if self._producer is None:
+            self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
+        failed: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            if error is not None:
+                failed.append(error)
+
+        self._producer.produce(self._topic, value, key, 0, on_delivery=delivered)
+        if self._producer.flush(FLUSH_S) or failed:
+            raise UnavailableError("an announcement could not be written", retry_after_s=1.0)
+
+    def read(self) -> dict[bytes, bytes]:
+        """All announcements that stand now."""
+        consumer = Consumer(
+            {**self._config, "group.id": f"{self._topic}-reader", "enable.auto.commit": False, "enable.partition.eof": True}
+        )
+        found: dict[bytes, bytes] = {}
+        try:
+            consumer.assign([TopicPartition(self._topic, 0, 0)])
+            while True:
+                for message in consumer.consume(1000, 0.5):
+                    error = message.error()
+                    if error is None:
+                        if message.value() is None:
+                            found.pop(message.key(), None)
+                        else:
+                            found[message.key()] = message.value()
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        return found
+                    elif error.fatal():
+                        raise KafkaException(error)
+        finally:
+            consumer.close()

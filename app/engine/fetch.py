@@ -1,0 +1,183 @@
+"""Fetching records in bulk, in a thread of its own, with librdkafka.
+
+The consumer is assigned, never subscribed: the membership is elsewhere. Positions are ours: every assignment names
+them, takes a new epoch, and a chunk of records fetched under an earlier epoch is recognised and dropped, so that no
+record is lost or doubled over a rebalance.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from app.engine.offsets import Partition
+
+log = logging.getLogger(__name__)
+
+CHUNK_RECORDS = 4_000
+"""At most so many records are handed over at once."""
+
+CHUNKS_AHEAD = 2
+"""So many chunks may wait for the engine; then fetching rests (the memory bound, beside librdkafka's own)."""
+
+WAIT_S = 0.05
+"""How long one wait for records lasts: it bounds how late a new assignment is taken up."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive records of one partition.
+
+    ``next_offset`` is the offset to commit when all are done; ``start`` is the index of the first that is not.
+    """
+
+    topic: str
+    partition: int
+    records: list[Message]
+    next_offset: int
+    start: int = 0
+
+
+@dataclass(slots=True)
+class Chunk:
+    epoch: int
+    batches: list[Batch]
+
+
+class Fetcher(threading.Thread):
+    """The fetch thread.
+
+    Args:
+        config: librdkafka options common to all clients.
+        group: the worker group, for the broker's eyes only.
+        deliver: takes a chunk; called in this thread, must not block.
+        lost_range: takes a partition whose next record the topic no longer has.
+        failed: takes the error that ended the thread.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        group: str,
+        *,
+        deliver: Callable[[Chunk], None],
+        lost_range: Callable[[Partition], None],
+        failed: Callable[[BaseException], None],
+        max_record_bytes: int,
+    ) -> None:
+        super().__init__(name="fetch", daemon=True)
+        self._consumer = Consumer(
+            {
+                **config,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "check.crcs": False,
+                "fetch.wait.max.ms": 10,
+                "fetch.queue.backoff.ms": 10,
+                "fetch.error.backoff.ms": 100,
+                "queued.min.messages": 20_000,
+                "queued.max.messages.kbytes": max(65_536, 2 * max_record_bytes // 1024),
+                "fetch.message.max.bytes": max(1_048_576, max_record_bytes),
+                "fetch.max.bytes": max(52_428_800, max_record_bytes),
+            }
+        )
+        self._deliver = deliver
+        self._lost_range = lost_range
+        self._failed = failed
+        self._lock = threading.Condition()
+        self._wanted: Mapping[Partition, int] | None = None
+        self._epoch = 0
+        self._ahead = 0
+        self._stopping = False
+
+    # -- from the engine's thread ---------------------------------------------------------------------------------
+
+    def assign(self, positions: Mapping[Partition, int]) -> int:
+        """Fetch exactly these partitions from these offsets; the epoch that their chunks will carry."""
+        with self._lock:
+            self._wanted = dict(positions)
+            self._epoch += 1
+            self._ahead = 0
+            self._lock.notify()
+            return self._epoch
+
+    def taken(self, chunk: Chunk) -> None:
+        """The engine is done with a chunk: another one may be fetched ahead."""
+        with self._lock:
+            if chunk.epoch == self._epoch:
+                self._ahead -= 1
+                self._lock.notify()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._lock.notify()
+        self.join(5)
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            self._consumer.close()
+
+    def _run(self) -> None:
+        epoch = 0
+        assigned = False
+        while True:
+            with self._lock:
+                while not self._stopping and self._wanted is None and (not assigned or self._ahead >= CHUNKS_AHEAD):
+                    self._lock.wait()
+                if self._stopping:
+                    return
+                wanted, self._wanted = self._wanted, None
+                if wanted is not None:
+                    epoch = self._epoch
+            if wanted is not None:
+                self._consumer.assign([TopicPartition(t, p, o) for (t, p), o in wanted.items()])
+                assigned = bool(wanted)
+                if not assigned:
+                    continue
+            batches = self._fetch()
+            if batches:
+                with self._lock:
+                    if epoch == self._epoch:
+                        self._ahead += 1
+                self._deliver(Chunk(epoch, batches))
+
+    def _fetch(self) -> list[Batch]:
+        # consume(n, t) waits all of t unless n came; so wait for one, then take what is there.
+        messages = self._consumer.consume(1, WAIT_S)
+        if not messages:
+            return []
+        messages += self._consumer.consume(CHUNK_RECORDS - 1, 0)
+        batches: dict[Partition, list[Message]] = {}
+        last: Partition | None = None
+        records: list[Message] = []
+        for message in messages:
+            where = (message.topic(), message.partition())
+            if message.error() is not None:
+                self._complain(where, message.error())
+                continue
+            if where != last:
+                records = batches.setdefault(where, [])
+                last = where
+            records.append(message)
+        return [Batch(t, p, found, found[-1].offset() + 1) for (t, p), found in batches.items()]
+
+    def _complain(self, where: Partition, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._lost_range(where)
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            log.debug("fetching %s/%d: %s", *where, error.str())

@@ -1,0 +1,311 @@
+"""Membership of the worker group, in a thread of its own, so that no handler can starve its heartbeats.
+
+The classic consumer group protocol (JoinGroup, SyncGroup, Heartbeat, LeaveGroup) over aiokafka's connections; the
+assignor is ours, so that a place goes to the worker whose rows are warm. The thread decides nothing about places: it
+asks the engine to end its unit before it joins, hands it the leader's plan afterwards, and joins again when the
+broker, the engine or a lost coordinator says so.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
+
+from app.protocol.assignment import Member, assign
+from app.protocol.group_data import GroupPlan, MemberData
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_TYPE = "consumer"
+PROTOCOL_NAME = "holdfast"
+
+HEARTBEAT_S = 0.3
+"""Between two heartbeats; it bounds how late a member learns of a rebalance."""
+
+SESSION_MS = 6_000
+"""The shortest session that brokers accept by default."""
+
+REBALANCE_MS = 10_000
+"""How long the others wait for a member that does not come to a rebalance."""
+
+RETRY_S = 0.1
+
+_REJOIN = (kafka_errors.RebalanceInProgressError,)
+_UNKNOWN = (kafka_errors.UnknownMemberIdError, kafka_errors.IllegalGenerationError)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One generation of the group as this member sees it."""
+
+    generation: int
+    member_id: str
+    previous: int | None
+    """The generation of this member's last assignment, if it has been the same member since."""
+    plan: GroupPlan
+
+
+class Callbacks:
+    """What the engine gives: how to prepare a join, what to tell the group, where assignments go."""
+
+    def __init__(
+        self,
+        *,
+        before_join: Callable[[], Awaitable[None]],
+        describe: Callable[[], MemberData],
+        assigned: Callable[[Assignment], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.before_join = before_join
+        self.describe = describe
+        self.assigned = assigned
+        self.failed = failed
+
+
+class Membership(threading.Thread):
+    """The membership thread. All methods but :meth:`run` may be called from any thread.
+
+    Args:
+        group: the group's name.
+        places: every place of the cluster and its partitions, as the leader hands them out.
+        standby_replicas: how many workers follow each place besides its host.
+        client: keyword arguments of aiokafka's client (addresses, security).
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        places: Mapping[str, Sequence[tuple[str, int]]],
+        standby_replicas: int,
+        client: Mapping[str, Any],
+        callbacks: Callbacks,
+    ) -> None:
+        super().__init__(name="membership", daemon=True)
+        self._group = group
+        self._places = places
+        self._topics = sorted({topic for partitions in places.values() for topic, _ in partitions})
+        self._standby_replicas = standby_replicas
+        self._client_options = client
+        self._callbacks = callbacks
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._rejoin = asyncio.Event()
+        self._member_id = ""
+        self._generation = -1
+        self._assigned_generation: int | None = None
+        self._coordinator: int | None = None
+        self._client: AIOKafkaClient | None = None
+        self._left: Future[None] = Future()
+
+    # -- from other threads ---------------------------------------------------------------------------------------
+
+    def rejoin(self) -> None:
+        """Join again soon: rows are warm, or a commit was refused."""
+        self._loop.call_soon_threadsafe(self._rejoin.set)
+
+    def leave(self, timeout: float = 3.0) -> None:
+        """Leave the group and end the thread; the others are told at once."""
+        if self.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self.join(timeout)
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._main())
+        except BaseException as error:
+            self._callbacks.failed(error)
+        finally:
+            self._loop.close()
+
+    async def _main(self) -> None:
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        member = asyncio.ensure_future(self._member())
+        await asyncio.wait({stopped, member}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if member.done():
+                member.result()
+        finally:
+            member.cancel()
+            stopped.cancel()
+            await asyncio.wait({member, stopped})
+            await self._depart()
+
+    async def _member(self) -> None:
+        while True:
+            try:
+                await self._connect()
+                await self._join()
+                await self._beat()
+            except kafka_errors.KafkaError as error:
+                self._note(error)
+                await asyncio.sleep(RETRY_S)
+
+    def _note(self, error: kafka_errors.KafkaError) -> None:
+        """React to what the broker or the connection said; anything else than a known answer looks the coordinator up."""
+        if isinstance(error, _UNKNOWN):
+            self._forget_member()
+        elif isinstance(error, kafka_errors.InvalidSessionTimeoutError | kafka_errors.GroupAuthorizationFailedError):
+            raise error
+        elif not isinstance(error, _REJOIN):
+            log.debug("group coordinator: %r", error)
+            self._coordinator = None
+        self._rejoin.set()
+
+    def _forget_member(self) -> None:
+        """The group no longer knows this member: whatever it held may have been held by others since."""
+        self._member_id = ""
+        self._generation = -1
+        self._assigned_generation = None
+
+    async def _connect(self) -> None:
+        if self._client is None:
+            client = AIOKafkaClient(**self._client_options)
+            try:
+                await client.bootstrap()
+            except BaseException:
+                await client.close()
+                raise
+            self._client = client
+        while self._coordinator is None:
+            try:
+                node = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
+                if await self._client.ready(node, group=ConnectionGroup.COORDINATION):
+                    self._coordinator = node
+                    return
+            except (kafka_errors.KafkaError, AssertionError) as error:
+                log.debug("coordinator lookup: %r", error)
+                await self._client.force_metadata_update()
+            await asyncio.sleep(RETRY_S)
+
+    async def _call(self, request: Any) -> Any:
+        """Send to the coordinator; raise the error that the response carries."""
+        assert self._client is not None
+        if self._coordinator is None:
+            raise kafka_errors.GroupCoordinatorNotAvailableError
+        response = await self._client.send(self._coordinator, request, group=ConnectionGroup.COORDINATION)
+        code = response.error_code
+        if code:
+            if code == kafka_errors.MemberIdRequired.errno:
+                self._member_id = response.member_id
+            raise kafka_errors.for_code(code)()
+        return response
+
+    async def _join(self) -> None:
+        await self._callbacks.before_join()
+        self._rejoin.clear()
+        data = self._callbacks.describe()
+        metadata = ConsumerProtocolMemberMetadata(0, self._topics, data.encode()).encode()
+        while True:
+            request = JoinGroupRequest(
+                self._group,
+                SESSION_MS,
+                REBALANCE_MS,
+                self._member_id,
+                None,  # type: ignore[arg-type]  # no static membership
+                PROTOCOL_TYPE,
+                [(PROTOCOL_NAME, metadata)],
+            )
+            try:
+                joined = await self._call(request)
+                break
+            except kafka_errors.MemberIdRequired:
+                continue
+        if joined.member_id != self._member_id:
+            self._member_id = joined.member_id
+        self._generation = joined.generation_id
+        leads = joined.leader_id == joined.member_id
+        shares = self._plan(joined.members) if leads else []
+        synced = await self._call(
+            SyncGroupRequest(self._group, self._generation, self._member_id, None, shares)  # type: ignore[arg-type]
+        )
+        assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)
+        word = Assignment(
+            self._generation, self._member_id, self._assigned_generation, GroupPlan.decode(assignment.user_data)
+        )
+        self._assigned_generation = self._generation
+        log.info("generation %d%s", self._generation, " (leader)" if leads else "")
+        self._callbacks.assigned(word)
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._rejoin.wait(), HEARTBEAT_S)
+                return
+            except TimeoutError:
+                await self._call(HeartbeatRequest(self._group, self._generation, self._member_id))
+
+    async def _depart(self) -> None:
+        if self._client is None:
+            return
+        try:
+            if self._generation >= 0 and self._coordinator is not None:
+                await asyncio.wait_for(self._call(LeaveGroupRequest(self._group, self._member_id)), 2)
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            log.warning("could not leave the group at once (%r): the others notice after the session timeout", error)
+        finally:
+            await self._client.close()
+
+    # -- the leader -----------------------------------------------------------------------------------------------
+
+    def _plan(self, joined: Sequence[Sequence[Any]]) -> list[tuple[str, bytes]]:
+        members = []
+        for entry in joined:
+            data = MemberData.decode(ConsumerProtocolMemberMetadata.decode(entry[-1]).user_data)
+            members.append((entry[0], data))
+        decided = assign(
+            [
+                Member(
+                    name=data.name,
+                    member_id=member_id,
+                    incarnation=data.incarnation,
+                    url=data.url,
+                    warm=data.warm,
+                    hosts=data.hosts,
+                )
+                for member_id, data in members
+            ],
+            list(self._places),
+            self._standby_replicas,
+        )
+        live = {data.name: data for member_id, data in members if member_id not in decided.superseded}
+        known: set[str] = set().union(*(data.knows for _, data in members))
+        word = GroupPlan(
+            host=dict(decided.host),
+            standbys={place: tuple(names) for place, names in decided.standbys.items()},
+            warmups=dict(decided.warmups),
+            workers={name: (data.url, data.incarnation) for name, data in live.items()},
+            departed=frozenset(known - set(live)),
+            superseded=decided.superseded,
+        ).encode()
+        return [
+            (
+                member_id,
+                ConsumerProtocolMemberAssignment(
+                    0,
+                    self._partitions(decided.host, data.name) if member_id not in decided.superseded else [],
+                    word,
+                ).encode(),
+            )
+            for member_id, data in members
+        ]
+
+    def _partitions(self, host: Mapping[str, str], name: str) -> list[tuple[str, list[int]]]:
+        """A member's partitions by topic, so that ordinary tools show who consumes what and how far behind."""
+        by_topic: dict[str, list[int]] = {}
+        for place, worker in host.items():
+            if worker == name:
+                for topic, partition in self._places[place]:
+                    by_topic.setdefault(topic, []).append(partition)
+        return [(topic, sorted(partitions)) for topic, partitions in sorted(by_topic.items())]

@@ -1,0 +1,90 @@
+"""Committed offsets of the worker group: reading them stable, and the bytes that fence zombies.
+
+Reading goes through librdkafka with ``isolation.level=read_committed``, whose OffsetFetch asks for stable offsets and
+waits while a transaction that will move them is pending; a reader that does not wait starts from an older offset and
+doubles records.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from app.protocol.unit import Tag
+
+Partition = tuple[str, int]
+"""Topic and partition number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A committed offset, or None where the group has never committed, and the tag of who did."""
+
+    offset: int | None
+    tag: Tag | None
+
+
+def group_metadata(group: str, generation: int, member_id: str) -> Any:
+    """What a transaction sends with its offsets, so that the broker refuses those of an older generation.
+
+    librdkafka makes this from its own consumer's membership; ours is elsewhere, so the serialised form (version 2 of
+    ``rd_kafka_consumer_group_metadata_write``) is built here.
+    """
+    return b"CGMDv2:" + struct.pack("=i", generation) + group.encode() + b"\0" + member_id.encode() + b"\0\x01"
+
+
+class OffsetReader:
+    """Reads committed offsets and the ends of partitions. Blocking; use it from one thread at a time."""
+
+    def __init__(self, config: Mapping[str, Any], group: str, *, timeout: float = 30.0) -> None:
+        self._timeout = timeout
+        options = {**config, "group.id": group, "enable.auto.commit": False}
+        self._consumer = Consumer({**options, "isolation.level": "read_committed"})
+        self._hasty = Consumer({**options, "isolation.level": "read_uncommitted"})
+        self._admin = AdminClient(dict(config))
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
+        """The stable committed offset of each partition; raises KafkaException when the broker does not answer."""
+        return self._read(self._consumer, partitions)
+
+    def tags(self, partitions: Sequence[Partition]) -> dict[Partition, Tag | None]:
+        """Who committed each partition last, without waiting for a pending transaction: whom to fence."""
+        return {partition: entry.tag for partition, entry in self._read(self._hasty, partitions).items()}
+
+    def _read(self, consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
+        if not partitions:
+            return {}
+        found = consumer.committed([TopicPartition(t, p) for t, p in partitions], self._timeout)
+        for entry in found:
+            if entry.error is not None:
+                raise KafkaException(entry.error)
+        return {
+            (entry.topic, entry.partition): Committed(
+                None if entry.offset == OFFSET_INVALID else entry.offset, Tag.parse(entry.metadata)
+            )
+            for entry in found
+        }
+
+    def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The first offset that each partition still has."""
+        return self._list(partitions, OffsetSpec.earliest())
+
+    def high_watermarks(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The end of each partition, open transactions included: a restore must reach it."""
+        return self._list(partitions, OffsetSpec.latest())
+
+    def _list(self, partitions: Iterable[Partition], spec: Any) -> dict[Partition, int]:
+        wanted = {TopicPartition(t, p): spec for t, p in partitions}
+        if not wanted:
+            return {}
+        answers = self._admin.list_offsets(
+            wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._timeout
+        )
+        return {(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
+
+    def close(self) -> None:
+        self._consumer.close()
+        self._hasty.close()

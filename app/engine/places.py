@@ -1,0 +1,321 @@
+"""Places: what a worker can host, what it holds of each, and the way from an assignment to serving.
+
+The decisions are :mod:`app.protocol.ownership`'s and :mod:`app.protocol.unit`'s; this module performs their effects:
+fencing, reading offsets, restoring, claiming, opening.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from confluent_kafka import KafkaException
+
+from app.engine.fetch import Batch
+from app.engine.membership import Assignment
+from app.engine.offsets import Committed, OffsetReader, Partition
+from app.engine.producer import INIT_TIMEOUT_S, Answer, fence
+from app.engine.stores import StoreFactory
+from app.engine.table import Rows
+from app.protocol import ownership, unit
+from app.protocol.ownership import Absent, Assigned, Claiming, Effect, Holding, Role, Running
+
+if TYPE_CHECKING:
+    from app.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceKind:
+    """A kind of place: ``count`` places, each with the same partition of all ``topics`` and ``tables``.
+
+    ``topics`` are full names; a unit that only changes rows commits the offset of the first. ``tables`` maps table
+    names to changelog topics.
+    """
+
+    name: str
+    count: int
+    topics: tuple[str, ...]
+    tables: Mapping[str, str]
+
+    def place(self, number: int) -> str:
+        return f"{self.name}-{number}"
+
+
+class Resident(Protocol):
+    """An agent's part for one place that this worker serves. Made when the place opens, gone when it closes."""
+
+    def perform(self, batch: Batch, until: float) -> None:
+        """Handle the records from ``batch.start`` on, into the engine's open unit, and move ``batch.start``.
+
+        It stops early, after one record at least, once ``until`` (monotonic clock, seconds) has passed.
+        """
+
+    def before_seal(self) -> None:
+        """The unit is about to be sealed: write what is dirty into rows and outputs."""
+
+    def busy(self) -> bool:
+        """Is something about to end that the running unit had better wait for?"""
+
+    def due(self) -> float | None:
+        """Unix time at which :meth:`on_time` wants to be called, or None."""
+
+    def on_time(self, now: float) -> None:
+        """``now`` is Unix time."""
+
+    def hold(self, topic: str) -> int | None:
+        """Commit this offset of ``topic`` instead of the position, or None."""
+
+    def pausing(self) -> Sequence[Partition]:
+        """Partitions to read no further for now, because too much waits."""
+
+    def close(self) -> None:
+        """Stop at once; nothing may reach a unit any more."""
+
+
+@dataclass(slots=True)
+class Place:
+    """One place on this worker. ``rows`` is by table name; ``positions`` by topic, valid while running."""
+
+    kind: PlaceKind
+    number: int
+    name: str
+    holding: Holding = field(default_factory=Absent)
+    rows: dict[str, Rows] = field(default_factory=dict)
+    committed: dict[Partition, Committed] = field(default_factory=dict)
+    owner_died: bool = False
+    resident: Resident | None = None
+    replayed: int = 0
+
+    @property
+    def partitions(self) -> list[Partition]:
+        return [(topic, self.number) for topic in self.kind.topics]
+
+    @property
+    def running(self) -> bool:
+        return isinstance(self.holding, Running)
+
+
+class Places:
+    """All places of the cluster as this worker holds them."""
+
+    def __init__(
+        self,
+        engine: "Engine",
+        kinds: Sequence[PlaceKind],
+        stores: StoreFactory,
+        config: Mapping[str, Any],
+        transactional_id: Callable[[str], str],
+    ) -> None:
+        self._engine = engine
+        self._stores = stores
+        self._config = config
+        self._transactional_id = transactional_id
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming: list[Place] = []
+        self._reader: OffsetReader | None = None
+        self._io = ThreadPoolExecutor(1, thread_name_prefix="offsets")
+        self._fencing = ThreadPoolExecutor(4, thread_name_prefix="fence")
+        self.all = {
+            kind.place(number): Place(kind, number, kind.place(number)) for kind in kinds for number in range(kind.count)
+        }
+
+    def running(self) -> list[Place]:
+        return [place for place in self.all.values() if place.running]
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def assigned(self, word: Assignment, worker: str) -> None:
+        hosted, followed = word.plan.hosted_by(worker), word.plan.followed_by(worker)
+        events = {
+            name: Assigned(
+                word.generation,
+                Role.HOST if name in hosted else Role.STANDBY if name in followed else Role.NONE,
+                word.previous,
+            )
+            for name in self.all
+        }
+        self._steps((self.all[name], event) for name, event in events.items())
+
+    def join_begun(self) -> None:
+        self._steps((place, ownership.JoinBegun()) for place in self.all.values())
+
+    def unit_aborted(self) -> None:
+        self._steps((place, ownership.UnitAborted()) for place in self.all.values())
+
+    def _steps(self, events: Iterable[tuple[Place, ownership.Event]]) -> None:
+        """Step every place, then perform what takes time for all of them together."""
+        claims: list[Place] = []
+        restores: list[Place] = []
+        for place, event in list(events):
+            decided = ownership.step(place.holding, event)
+            place.holding = decided.holding
+            for effect in decided.effects:
+                match effect:
+                    case Effect.CLOSE:
+                        self._close(place)
+                    case Effect.TAIL:
+                        self._engine.changelog.follow(place.name, self._rows(place))
+                    case Effect.DROP:
+                        self._drop(place)
+                    case Effect.RESTORE:
+                        restores.append(place)
+                    case Effect.CLAIM:
+                        claims.append(place)
+                    case Effect.OPEN:
+                        self._engine.open(place)
+        if claims:
+            if not self._claiming:
+                asyncio.get_running_loop().call_soon(self._start_claims)
+            self._claiming += claims
+        if restores:
+            self._spawn(self._restore(restores))
+
+    def _start_claims(self) -> None:
+        """One transaction claims all places that became complete at about the same time."""
+        claims, self._claiming = self._claiming, []
+        self._spawn(self._claim(claims))
+
+    def _close(self, place: Place) -> None:
+        if place.resident is not None:
+            place.resident.close()
+            place.resident = None
+        for rows in place.rows.values():
+            rows.discard()
+        place.committed = {}
+        place.owner_died = False
+
+    def _drop(self, place: Place) -> None:
+        stores = [rows.store for rows in place.rows.values()]
+        place.rows = {}
+        self._engine.changelog.leave(place.name, lambda: [store.close() for store in stores])
+
+    def _rows(self, place: Place) -> list[Rows]:
+        for table, topic in place.kind.tables.items():
+            if table not in place.rows:
+                place.rows[table] = Rows(self._stores.open(table, place.number), topic, place.number)
+        return list(place.rows.values())
+
+    # -- what takes time ------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._engine.fail(error)
+
+    async def _blocking(self, call: Callable[[OffsetReader], Any]) -> Any:
+        """Ask the broker in the offsets thread, again and again while it does not answer."""
+
+        def ask() -> Any:
+            if self._reader is None:
+                self._reader = OffsetReader(self._config, self._engine.group)
+            return call(self._reader)
+
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._io, ask)
+            except KafkaException as error:
+                log.debug("asking for offsets: %s", error)
+                await asyncio.sleep(0.2)
+
+    async def _restore(self, places: list[Place]) -> None:
+        """Fence, read stable offsets, take the high watermarks, read the changelogs: in this order."""
+        started = time.monotonic()
+        generation = self._engine.generation
+        partitions = [partition for place in places for partition in place.partitions]
+        tags = await self._blocking(lambda reader: reader.tags(partitions))
+        await self._fence(tags.values())
+        committed = await self._committed(partitions)
+        changelogs = [(rows.topic, rows.partition) for place in places for rows in self._rows(place)]
+        ends = await self._blocking(lambda reader: reader.high_watermarks(changelogs))
+        if generation != self._engine.generation:
+            return
+        for place in places:
+            place.committed = {partition: committed[partition] for partition in place.partitions}
+            place.owner_died = any(self._engine.died(tags[partition]) for partition in place.partitions)
+            rows = self._rows(place)
+            targets = {(entry.topic, entry.partition): ends[entry.topic, entry.partition] for entry in rows}
+            self._engine.changelog.restore(place.name, rows, targets, self._restored(place, generation, started))
+
+    def _restored(self, place: Place, generation: int, started: float) -> Callable[[int], None]:
+        def done(replayed: int) -> None:
+            self._engine.post(lambda: finish(replayed))
+
+        def finish(replayed: int) -> None:
+            place.replayed = replayed
+            log.info("%s: %d rows replayed in %.2f s", place.name, replayed, time.monotonic() - started)
+            self._steps([(place, ownership.RestoreEnded(generation))])
+
+        return done
+
+    async def _fence(self, tags: Iterable[unit.Tag | None]) -> None:
+        plan = self._engine.plan
+        names = unit.to_fence(tags, plan.departed, plan.workers)
+        if not names:
+            return
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        waiting = set(names)
+        while waiting:
+            calls = {
+                name: loop.run_in_executor(
+                    self._fencing, fence, self._config, self._transactional_id(name), INIT_TIMEOUT_S
+                )
+                for name in waiting
+            }
+            answers = await asyncio.gather(*calls.values(), return_exceptions=True)
+            for name, answer in zip(calls, answers, strict=True):
+                if answer is None:
+                    waiting.discard(name)
+                elif not isinstance(answer, KafkaException):
+                    raise answer
+        log.info("fenced %s in %.2f s", ", ".join(sorted(names)), time.monotonic() - started)
+
+    async def _committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
+        """Stable offsets; where the group has none yet, the first offset that the topic has."""
+        found: dict[Partition, Committed] = await self._blocking(lambda reader: reader.committed(partitions))
+        fresh = [partition for partition, entry in found.items() if entry.offset is None]
+        if fresh:
+            starts = await self._blocking(lambda reader: reader.starts(fresh))
+            found |= {partition: Committed(starts[partition], None) for partition in fresh}
+        return found
+
+    async def _claim(self, places: list[Place]) -> None:
+        """Commit the committed offsets again under the new generation, in our name."""
+        generation = self._engine.generation
+        unknown = [partition for place in places if not place.committed for partition in place.partitions]
+        committed = await self._committed(unknown)
+        for place in places:
+            if not place.committed:
+                place.committed = {partition: committed[partition] for partition in place.partitions}
+        if generation != self._engine.generation:
+            return
+        offsets = {
+            partition: entry.offset or 0 for place in places for partition, entry in place.committed.items()
+        }
+        answer = await self._engine.commit_offsets(offsets)
+        self._engine.post(lambda: self._claimed(places, generation, answer))
+
+    def _claimed(self, places: list[Place], generation: int, answer: Answer) -> None:
+        accepted = answer is Answer.COMMITTED
+        wanted = [place for place in places if place.holding == Claiming(generation)]
+        self._steps((place, ownership.ClaimEnded(generation, accepted)) for place in wanted)
+        if wanted and not accepted:
+            self._engine.lost(answer)
+
+    def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        for place in self.all.values():
+            self._close(place)
+        self._io.shutdown(wait=False, cancel_futures=True)
+        self._fencing.shutdown(wait=False, cancel_futures=True)

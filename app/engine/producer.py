@@ -1,0 +1,202 @@
+"""The worker's transactional producer: one unit of work, one transaction, one answer.
+
+The transaction is opened when a unit is sealed, never while handlers run: readers of the streams wait for an open one.
+Its order is fixed: records, flush, offsets, commit. Whatever is not certain ends the producer, never the data: a new
+one with the same transactional id fences the late request, and the tags of the committed offsets tell what happened.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from app.engine.crashpoints import passing
+from app.engine.offsets import OffsetReader, Partition
+from app.protocol.unit import Outcome, Tag, outcome
+
+log = logging.getLogger(__name__)
+
+TRANSACTION_TIMEOUT_MS = 10_000
+CALL_TIMEOUT_S = 10.0
+INIT_TIMEOUT_S = 5.0
+
+_REFUSED = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+_FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
+
+
+class Answer(Enum):
+    """What became of a sealed unit."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    """Not in the log; the worker still owns what it owned."""
+    REFUSED = "refused"
+    """Not in the log: the group has moved on, join it again."""
+    FENCED = "fenced"
+    """A younger producer has this worker's transactional id."""
+
+
+@dataclass(slots=True)
+class Sealed:
+    """A unit of work, closed: everything that one transaction writes.
+
+    ``records``: lists of ``{"key", "value"}`` by topic and partition, in order. ``others``: records that need
+    headers or a partitioner, as keyword arguments of ``produce``. ``offsets``: the next offset of each partition.
+    """
+
+    tag: Tag
+    group_metadata: Any
+    records: Mapping[Partition, list[dict[str, Any]]] = field(default_factory=dict)
+    others: Sequence[dict[str, Any]] = ()
+    offsets: Mapping[Partition, int] = field(default_factory=dict)
+
+
+class TransactionalProducer:
+    """Commits sealed units one after the other. Blocking; it belongs to the commit thread.
+
+    Args:
+        config: librdkafka options common to all clients.
+        transactional_id: stable for the worker's name, so that a successor can fence it.
+        offsets: reads the committed tags after an unknown outcome.
+        stopping: True once the worker ends and nobody waits for an answer any longer.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        transactional_id: str,
+        offsets: OffsetReader,
+        stopping: Callable[[], bool],
+        *,
+        max_record_bytes: int,
+    ) -> None:
+        self._config = {
+            **config,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            "linger.ms": 1,
+            "batch.size": 1_000_000,
+            "batch.num.messages": 100_000,
+            "queue.buffering.max.messages": 2_000_000,
+            "queue.buffering.max.kbytes": 1_048_576,
+            "message.max.bytes": max_record_bytes,
+            "delivery.report.only.error": True,
+            "partitioner": "murmur2_random",
+        }
+        self._offsets = offsets
+        self._stopping = stopping
+        self._producer: Producer | None = None
+
+    def start(self) -> None:
+        """Initialise the transactional id: end what an earlier process left open under it, and fence that process."""
+        told = False
+        while not self._stopping():
+            producer = Producer(self._config)
+            try:
+                producer.init_transactions(INIT_TIMEOUT_S)
+                self._producer = producer
+                return
+            except KafkaException as error:
+                if not told:
+                    log.warning("the broker does not answer (%s); waiting for it", error.args[0].str())
+                    told = True
+                time.sleep(0.2)
+
+    def commit(self, unit: Sealed) -> Answer:
+        """Write ``unit`` in one transaction and say what became of it."""
+        if self._producer is None:
+            self.start()
+        producer = self._producer
+        if producer is None:
+            return Answer.ABORTED
+        try:
+            producer.begin_transaction()
+            passing("before-changelog")
+            self._produce(producer, unit)
+            producer.flush(CALL_TIMEOUT_S)
+            passing("before-offsets")
+            producer.send_offsets_to_transaction(
+                [TopicPartition(t, p, o, unit.tag.encode()) for (t, p), o in unit.offsets.items()],
+                unit.group_metadata,
+                CALL_TIMEOUT_S,
+            )
+            passing("before-commit")
+            producer.commit_transaction(CALL_TIMEOUT_S)
+            passing("after-commit")
+            return Answer.COMMITTED
+        except KafkaException as error:
+            return self._after(producer, error.args[0], unit)
+
+    def _after(self, producer: Producer, error: KafkaError, unit: Sealed) -> Answer:
+        code = error.code()
+        if code in _REFUSED and self._aborted(producer):
+            log.info("unit %d refused: %s", unit.tag.unit, error.str())
+            return Answer.REFUSED
+        self._producer = None
+        if code in _FENCED:
+            return Answer.FENCED
+        log.warning("unit %d: outcome unknown (%s); replacing the producer to learn it", unit.tag.unit, error.str())
+        del producer
+        self.start()
+        return self._learn(unit)
+
+    def _aborted(self, producer: Producer) -> bool:
+        try:
+            producer.abort_transaction(CALL_TIMEOUT_S)
+            return True
+        except KafkaException:
+            return False
+
+    def _learn(self, unit: Sealed) -> Answer:
+        while not self._stopping():
+            try:
+                found = self._offsets.committed(list(unit.offsets))
+            except KafkaException as error:
+                log.debug("reading committed offsets: %s", error)
+                time.sleep(0.2)
+                continue
+            match outcome((entry.tag for entry in found.values()), unit.tag):
+                case Outcome.COMMITTED:
+                    return Answer.COMMITTED
+                case Outcome.ABORTED:
+                    return Answer.ABORTED
+                case Outcome.FOREIGN:
+                    return Answer.REFUSED
+        return Answer.ABORTED
+
+    @staticmethod
+    def _produce(producer: Producer, unit: Sealed) -> None:
+        for (topic, partition), records in unit.records.items():
+            if records and producer.produce_batch(topic, records, partition) != len(records):
+                # A unit is far smaller than the queue, so this is no full queue; a part of it must not go out.
+                raise KafkaException(next(record["_error"] for record in records if "_error" in record))
+        for record in unit.others:
+            while True:
+                try:
+                    producer.produce(**record)
+                    break
+                except BufferError:
+                    producer.poll(0.01)
+        producer.poll(0)
+
+
+def fence(config: Mapping[str, Any], transactional_id: str, timeout: float) -> None:
+    """Abort whatever ``transactional_id`` left open and refuse its later requests.
+
+    Somebody else who fences the same id at the same time makes this one fail as fenced, which is as good.
+    """
+    producer = Producer({**config, "transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS})
+    try:
+        producer.init_transactions(timeout)
+    except KafkaException as error:
+        if error.args[0].code() not in _FENCED:
+            raise

@@ -1,0 +1,41 @@
+"""Where the rows of a table partition are kept on a worker: in memory, or in RocksDB for more than memory holds.
+
+The changelog is the truth; a store is a copy of it up to a position, and may always be thrown away.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+
+class Store(Protocol):
+    """The committed rows of one table partition, and the changelog position that they hold.
+
+    Only committed rows are ever applied. Methods may be called from two threads: one reads while one applies.
+    """
+
+    @property
+    def position(self) -> int:
+        """Every changelog record below this offset is in the rows; 0 when nothing is known."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row, or None."""
+
+    def apply(self, rows: Iterable[tuple[bytes, bytes | None]], position: int | None) -> None:
+        """Put rows (None deletes) and, if given, the new position, at once or not at all."""
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows whose key begins with ``prefix``, in the order of their keys, as of now."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+    def close(self) -> None:
+        """Let go of files; nothing is lost."""
+
+
+class StoreFactory(Protocol):
+    """Opens the store of a table partition."""
+
+    def open(self, table: str, partition: int) -> Store: ...
+
+    def close(self) -> None: ...

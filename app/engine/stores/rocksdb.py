@@ -1,0 +1,138 @@
+"""Rows in RocksDB, for state larger than memory: one database a worker, a key prefix for each table partition.
+
+Rows and their changelog position go in by one write batch, so a restart replays only what came after the position.
+RocksDB's write-ahead log survives the death of the process; after the death of the machine the database is an earlier
+but consistent state, which its position tells.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager
+
+from app.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+TOMBSTONE_RETENTION_S = 20 * 3600
+"""Less than the changelogs' ``delete.retention.ms`` (24 h): an older copy may have missed deletions and is wiped."""
+
+BLOCK_CACHE_BYTES = 128 * 2**20
+WRITE_BUFFER_BYTES = 64 * 2**20
+OPEN_ATTEMPTS_S = 10.0
+
+_TIME = b"!time"
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    cache = Cache(BLOCK_CACHE_BYTES)
+    table = BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_bloom_filter(10.0, False)
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_manager(
+        WriteBufferManager.new_write_buffer_manager_with_cache(WRITE_BUFFER_BYTES, False, cache)
+    )
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES // 4)
+    options.set_max_open_files(256)
+    options.set_keep_log_file_num(2)
+    return options
+
+
+def _after(prefix: bytes) -> bytes:
+    """The least key that is greater than every key with ``prefix`` (prefixes end in a separator, never in 0xff)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+class RocksStore:
+    """See :class:`app.engine.stores.Store`."""
+
+    def __init__(self, database: Rdict, table: str, partition: int) -> None:
+        self._database = database
+        self._prefix = b"%b/%05d/" % (table.encode(), partition)
+        self._position_key = b"!position/" + self._prefix
+        found = database.get(self._position_key)
+        self._position = int(found) if found else 0
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def get(self, key: bytes) -> bytes | None:
+        row: bytes | None = self._database.get(self._prefix + key)
+        return row
+
+    def apply(self, rows: Iterable[tuple[bytes, bytes | None]], position: int | None) -> None:
+        batch = WriteBatch(raw_mode=True)
+        prefix = self._prefix
+        for key, row in rows:
+            if row is None:
+                batch.delete(prefix + key)
+            else:
+                batch.put(prefix + key, row)
+        if position is not None:
+            batch.put(self._position_key, b"%d" % position)
+            batch.put(_TIME, b"%d" % int(time.time()))
+        if not batch.is_empty():
+            self._database.write(batch)
+        if position is not None:
+            self._position = position
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        start = self._prefix + prefix
+        skip = len(self._prefix)
+        for key, row in self._database.items(from_key=start):
+            if not key.startswith(start):
+                return
+            yield key[skip:], row
+
+    def clear(self) -> None:
+        self._database.delete_range(self._prefix, _after(self._prefix))
+        self._database.delete(self._position_key)
+        self._position = 0
+
+    def close(self) -> None:
+        """The database is shared; :meth:`RocksStores.close` lets go of it."""
+
+
+class RocksStores:
+    """The database of one worker.
+
+    Raises ConfigurationError when the directory cannot be used, in particular while another process holds it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._database = self._open()
+        written = self._database.get(_TIME)
+        if written is not None and time.time() - int(written) > TOMBSTONE_RETENTION_S:
+            log.warning("the rows in %s are older than deletions are kept: they are restored anew", directory)
+            self._database.close()
+            Rdict.destroy(str(directory), _options())
+            self._database = self._open()
+
+    def _open(self) -> Rdict:
+        deadline = time.monotonic() + OPEN_ATTEMPTS_S
+        while True:
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                return Rdict(str(self._directory), _options(), access_type=AccessType.read_write())
+            except Exception as error:  # rocksdict raises bare Exception
+                # A worker of the same name that is about to end may hold the lock for a moment longer.
+                if "lock" not in str(error).lower() or time.monotonic() > deadline:
+                    raise ConfigurationError(
+                        f"cannot open the row store in {self._directory} ({error}): "
+                        "free or change HOLDFAST_STATE_DIR, one worker name at a time may use it"
+                    ) from error
+                time.sleep(0.2)
+
+    def open(self, table: str, partition: int) -> RocksStore:
+        return RocksStore(self._database, table, partition)
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,1 @@
+"""What a running Holdfast shows of itself: the account, metrics, events, traces."""

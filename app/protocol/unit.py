@@ -1,0 +1,101 @@
+"""The unit of work, as far as it must be decided: its tag, and what became of it when nobody said.
+
+Every unit commits the offset of each partition it touches, and the offset's metadata carries a tag: who
+committed, which incarnation of it, the number of the unit, and whether the partition was given up with it.
+So whoever reads the committed offsets of a group knows
+
+* which transactional id may still have an open transaction over a partition (its tag says *claimed*, and its
+  worker is not in the group any more): that id is fenced before anything else is read, and
+* whether a unit whose commit was never answered is in the log: a transaction commits all of its offsets or none.
+
+librdkafka speaks the transaction protocol from before KIP-890 part 2, so a producer that has seen one unknown
+outcome is thrown away; the tag is how the outcome is then learned.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What the metadata of a committed offset says.
+
+    ``incarnation`` is the start of the worker in milliseconds since the epoch; ``unit`` counts its units from 1;
+    ``released`` means that the worker ended its last unit and gave the partition up.
+    """
+
+    worker: str
+    incarnation: int
+    unit: int
+    released: bool = False
+
+    def encode(self) -> str:
+        return f"{self.worker} {self.incarnation} {self.unit} {'r' if self.released else 'c'}"
+
+    @classmethod
+    def parse(cls, metadata: str | None) -> "Tag | None":
+        """The tag in ``metadata``; None where somebody else (a tool that resets offsets) wrote it."""
+        words = (metadata or "").split(" ")
+        if len(words) != 4 or words[3] not in ("c", "r"):
+            return None
+        worker, incarnation, unit, state = words
+        if not (worker and incarnation.isdecimal() and unit.isdecimal()):
+            return None
+        return cls(worker, int(incarnation), int(unit), state == "r")
+
+
+class Outcome(Enum):
+    """What became of a unit whose commit was not answered."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    FOREIGN = "foreign"
+    """Somebody else has committed since: whatever it was, it is not ours to continue."""
+
+
+def outcome(found: Iterable[Tag | None], ours: Tag) -> Outcome:
+    """Learn a unit's outcome from the tags that its partitions carry after its producer was replaced.
+
+    ``found`` has the tag of each partition of the unit, read with stable offsets (no transaction pending).
+    """
+    tags = list(found)
+    if any(_same_unit(tag, ours) for tag in tags):
+        return Outcome.COMMITTED
+    if all(tag is not None and _earlier(tag, ours) for tag in tags):
+        return Outcome.ABORTED
+    return Outcome.FOREIGN
+
+
+def _same_unit(tag: Tag | None, ours: Tag) -> bool:
+    return tag is not None and (tag.worker, tag.incarnation, tag.unit) == (
+        ours.worker,
+        ours.incarnation,
+        ours.unit,
+    )
+
+
+def _earlier(tag: Tag, ours: Tag) -> bool:
+    return (tag.worker, tag.incarnation) == (ours.worker, ours.incarnation) and tag.unit < ours.unit
+
+
+def to_fence(tags: Iterable[Tag | None], departed: Iterable[str], present: Collection[str]) -> frozenset[str]:
+    """Workers whose transactional ids a successor initialises before it reads anything else.
+
+    ``tags`` are those of the partitions it gains, ``departed`` the members of the previous generation that are
+    gone (one of them may have died between its assignment and its first claim), ``present`` the members now: a
+    live member has ended its transaction before it joined.
+    """
+    claimed = {tag.worker for tag in tags if tag is not None and not tag.released}
+    return frozenset((claimed | set(departed)) - set(present))
+
+
+def died(tag: Tag | None, present: Collection[str], incarnations: Iterable[tuple[str, int]]) -> bool:
+    """Did the last owner of a partition die with work in progress, rather than give it up?
+
+    ``incarnations`` are (worker, incarnation) of the members now: a worker that was started again under the same
+    name has died too, and one that lives merely had to be passed over (it was slow in a rebalance).
+    """
+    if tag is None or tag.released:
+        return False
+    return (tag.worker, tag.incarnation) not in set(incarnations) or tag.worker not in present

@@ -1,0 +1,50 @@
+"""What the web side needs to know about a worker and its cluster; a worker fits in without an import."""
+
+from typing import Any, Protocol
+
+
+class Location(Protocol):
+    """Where a session lives now. ``worker`` and ``url`` are None while nobody hosts its server."""
+
+    @property
+    def server(self) -> int:
+        """Its number."""
+
+    @property
+    def worker(self) -> str | None:
+        """The name of its host."""
+
+    @property
+    def url(self) -> str | None:
+        """The address of its host."""
+
+    @property
+    def backup_order(self) -> list[int]:
+        """All servers, best first."""
+
+
+class ClusterView(Protocol):
+    """A worker as the web side sees it. Every call is quick and may come from any thread."""
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Restored and serving? And why not."""
+
+    def healthy(self) -> tuple[bool, str]:
+        """False when there is something to do and nothing moves. And why not."""
+
+    def status(self) -> dict[str, Any]:
+        """The cluster as this worker sees it: the object of ``/api/status``."""
+
+    def locate(self, tenant: str, session: str) -> Location:
+        """Compute where a session lives; it need not exist."""
+
+    def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
+        """Read a session's rows on its host: ``state``, ``sequence``, ``waiting``; None: no such session.
+
+        Raises:
+            UnavailableError: the server is not here, or is still being restored.
+        """

@@ -1,0 +1,1 @@
+"""Tables: the name, the key, the row and the codec of each. Rows are JSON, readable with a console consumer."""

@@ -1,0 +1,73 @@
+"""What every test may ask for: a broker, a namespace on it, brokers of its own."""
+
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import Choice, NoBrokerError, OwnBrokers, choose, clear, new_namespace, running
+
+_CHOICE = pytest.StashKey[Choice]()
+_SKIPPED = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the broker once, before the header is printed."""
+    config.stash[_SKIPPED] = []
+    try:
+        config.stash[_CHOICE] = choose()
+    except NoBrokerError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which broker the tests run against."""
+    choice = config.stash[_CHOICE]
+    return f"broker: {choice.kind} ({choice.detail})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember tests that needed a broker and were skipped."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("broker"):
+        item.config.stash[_SKIPPED].append(item.nodeid)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail the run: a promise about Kafka that was not tried on Kafka is not kept."""
+    if session.config.stash[_SKIPPED] and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name them."""
+    skipped = config.stash[_SKIPPED]
+    if skipped:
+        terminalreporter.section("broker tests must not be skipped", red=True)
+        for nodeid in skipped:
+            terminalreporter.line(nodeid, red=True)
+
+
+@pytest.fixture(scope="session")
+def broker(pytestconfig: pytest.Config) -> Iterator[str]:
+    """The bootstrap address of the session's Kafka."""
+    with running(pytestconfig.stash[_CHOICE]) as bootstrap:
+        yield bootstrap
+
+
+@pytest.fixture
+def namespace(broker: str) -> Iterator[str]:
+    """A namespace of the test's own; what belongs to it is deleted afterwards."""
+    name = new_namespace()
+    yield name
+    clear(broker, name)
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[OwnBrokers]:
+    """A factory of embedded brokers that the test may restart, kill and secure."""
+    with ExitStack() as stack:
+        yield OwnBrokers(tmp_path, stack)
