@@ -26,7 +26,8 @@ class Entry:
     """One task at a server: its place in ``tasks``, its bytes, and what they say.
 
     ``arrival`` numbers it among the waiting tasks of its session; ``saved``: its waiting row exists (or will, with
-    this unit); ``changed``: that row is to be written; ``restored``: it was running where the rows come from.
+    this unit); ``changed``: that row is to be written; ``restored``: it was waiting when the place opened; ``carried``: a
+    suspicion about it is stored.
     """
 
     partition: int
@@ -39,6 +40,7 @@ class Entry:
     saved: bool = False
     changed: bool = False
     restored: bool = False
+    carried: bool = False
 
     def __str__(self) -> str:
         return f"task {self.task_id} ({self.kind})"
@@ -117,17 +119,18 @@ class Cell:
 
 @dataclass(slots=True)
 class ServerContext:
-    """What the servers of a worker share."""
+    """What the servers of a worker share. ``worker`` is its name in JSON; ``limit`` is that of a record, in bytes."""
 
     engine: Engine
     names: Names
-    worker: str
+    worker: bytes
     handlers: Mapping[str, Handler]
     routers: int
     limit: int
     task_timeout: float
     max_attempts: int
     max_crashes: int
+    session_ttl: float
     pool: Executor
     watchdog: Watchdog
     announcements: Announcements
@@ -147,7 +150,7 @@ class ServerContext:
             result,
             error,
             server,
-            self.worker_json,
+            self.worker,
             cell.sequence,
             attempts,
             entry.partition,
@@ -157,10 +160,6 @@ class ServerContext:
     def failure(self, cell: Cell, entry: Entry, attempts: int, server: int, failed: Failed) -> bytes:
         error = orjson.dumps({"type": failed.type, "message": failed.message})
         return self.result(cell, entry, attempts, server, b'"failed"', b"null", error)
-
-    @property
-    def worker_json(self) -> bytes:
-        return orjson.dumps(self.worker)
 
     def dead_letter(self, entry: Entry, key: bytes | None, failed: Failed) -> None:
         self.engine.unit.send(

@@ -6,7 +6,7 @@ bytes leave open goes the slow way, which gives the same outputs.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -229,6 +229,9 @@ class Router:
 
     def before_seal(self) -> None:
         """A router keeps nothing back."""
+
+    def after_commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Nothing waits for a commit."""
 
     def busy(self) -> bool:
         return False

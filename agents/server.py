@@ -8,7 +8,8 @@ aside) is decided by :mod:`app.protocol.sessions` and performed here.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import faust
@@ -16,6 +17,7 @@ import orjson
 from faust.types import StreamT
 
 from agents.cells import Cell, Entry, ServerContext
+from agents.expiry import Expiry
 from agents.performing import Again, Done, Ending, Failed, run_aside, run_inline
 from agents.suspicion import Verdict, Vigilance
 from app.engine.driver import Delivery
@@ -27,6 +29,7 @@ from app.handlers import Handler, Session
 from app.protocol import sessions
 from app.protocol.control import Wakeup, decode_control
 from app.protocol.murmur2 import partition_of
+from app.protocol.suspects import Suspicion
 from app.protocol.sessions import Arrived, Ended, GiveUp, Phase, Remove, Reopened, RetryAsked, Run, Save, Wake, Woken
 from app.records import parse_task
 from app.topics import Names
@@ -58,32 +61,92 @@ class Server:
         self._aside: set[asyncio.Task[None]] = set()
         self._fresh = 0
         self._closed = False
-        self._vigilance = Vigilance(context.announcements, place, context.max_crashes)
+        self._expiry = Expiry(self._sessions.store, context.session_ttl)
+        self._work = (context.names.work, place.number)
+        self._committed = self._position = place.committed[self._work].offset or 0
+        self._settling = False
+        self._verdict: Verdict | None = None
+        self._suspects: deque[tuple[Cell, Entry, int]] = deque()
+        self._on_trial: tuple[Cell, Entry] | None = None
+        self._running: Callable[[], int] = lambda: self._position
+        self._acquitted: list[tuple[Cell, Entry]] = []
+        self._vigilance = Vigilance(
+            context.announcements,
+            server=place.number,
+            committed=self._position,
+            end=place.ends.get(self._work, self._position),
+            died=place.owner_died,
+            max_crashes=context.max_crashes,
+            found=place.suspicions,
+        )
         self._reopen()
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
     def perform(self, batch: Batch, until: float) -> None:
+        if self._vigilance.active:
+            self._carefully(batch, until)
+            return
         records, index = batch.records, batch.start
-        alone = self._vigilance.alone
         clock = time.monotonic
         while index < len(records):
-            message = records[index]
-            if alone(message.offset()):
-                # One at a time, announced before it runs and committed after: a stop ends the slice behind it.
-                if index > batch.start:
-                    break
-                self._one(message, self._vigilance.verdict(message.offset()))
-                index += 1
-                self._context.engine.hurry()
-                break
-            self._one(message, None)
+            self._one(records[index])
             index += 1
             if clock() >= until or self.paused:
                 break
-        batch.start = index
+        self._advance(batch, index)
 
-    def _one(self, message: Any, verdict: Verdict | None) -> None:
+    def _advance(self, batch: Batch, index: int) -> None:
+        batch.start = index
+        self._position = batch.records[index].offset() if index < len(batch.records) else batch.next_offset
+
+    def _carefully(self, batch: Batch, until: float) -> None:
+        """Perform what is under suspicion: announced before it runs, committed before more is announced."""
+        if self._settling:
+            return
+        vigilance = self._vigilance
+        records, index = batch.records, batch.start
+        first = records[index].offset()
+        if first >= vigilance.end and not vigilance.condemns:
+            # The log has no record where the announcement ends (control records have offsets too).
+            if self._committed != self._position:
+                self._settle()
+                return
+            vigilance.committed(first)
+        self._verdict = vigilance.begin()
+        while index < len(records):
+            if vigilance.active and not vigilance.alone and records[index].offset() >= vigilance.end:
+                break
+            self._one(records[index])
+            index += 1
+            if vigilance.alone or time.monotonic() >= until or self.paused:
+                break
+        self._verdict = None
+        self._advance(batch, index)
+        if vigilance.active:
+            # What was announced holds from the committed offset on: commit before anything more is performed.
+            self._settle()
+
+    def _settle(self) -> None:
+        """Perform no more of the stream until what was performed is committed."""
+        self._settling = True
+        self._context.engine.hurry()
+
+    def after_commit(self, offsets: Mapping[Partition, int]) -> None:
+        committed = offsets.get(self._work)
+        if committed is not None:
+            self._committed = committed
+            if committed == self._position and self._vigilance.active:
+                self._settling = False
+                self._vigilance.committed(committed)
+        if self._acquitted:
+            for cell, entry in self._acquitted:
+                self._vigilance.ended_waiting(cell.row_key, entry.arrival)
+            self._acquitted.clear()
+            self._try_next()
+
+    def _one(self, message: Any) -> None:
+        verdict = self._verdict
         key: bytes = message.key()
         value: bytes = message.value()
         if key[0] == 33:  # "!": a control record
@@ -113,6 +176,7 @@ class Server:
         if cell.queue or (handler is not None and not handler.inline and verdict is None):
             self._wait(cell, entry)
         else:
+            self._running = message.offset
             self._perform(cell, entry, handler, verdict)
 
     def _perform(self, cell: Cell, entry: Entry, handler: Handler | None, verdict: Verdict | None) -> None:
@@ -135,12 +199,19 @@ class Server:
             cell.tenant, cell.session, self._number, entry.task_id, attempt, cell.current_state()
         )
         watchdog = self._context.watchdog
-        watchdog.current = (self._number, entry)
+        watchdog.current = (self, cell, entry)
         ending = run_inline(handler, session, entry.payload, self._context.limit)
         watchdog.current = None
         if not isinstance(ending, Done):
             cell.spoil()
         return ending
+
+    def timed_out(self, cell: Cell, entry: Entry) -> None:
+        """The watchdog is about to end this worker because of ``entry``: write it down. In the watchdog's thread."""
+        if entry.arrival:
+            self._vigilance.timed_out_waiting(cell.row_key, entry.arrival)
+        else:
+            self._vigilance.timed_out(self._running())
 
     # -- endings --------------------------------------------------------------------------------------------------
 
@@ -237,10 +308,12 @@ class Server:
                         self._touch(cell)
                     case Remove():
                         del cell.entries[effect.arrival]
+                        self._acquit(cell, entry)
                         cell.removed.append(entry)
                         self._waiting_count -= 1
                         self._touch(cell)
                     case Wake(_, attempt, due_ms):
+                        self._acquit(cell, entry)
                         self._context.wake(cell, entry, attempt, due_ms)
                     case GiveUp():
                         self._conclude(
@@ -259,9 +332,28 @@ class Server:
 
     def _run(self, cell: Cell, entry: Entry, attempt: int) -> sessions.Step | None:
         """Start the head's handler; what follows, if it has ended already."""
+        if entry.restored and self._vigilance.waiting_suspected(cell.row_key, entry.arrival):
+            self._suspects.append((cell, entry, attempt))
+            asyncio.get_running_loop().call_soon(self._try_next)
+            return None
+        return self._run_now(cell, entry, attempt, self._verdict)
+
+    def _try_next(self) -> None:
+        """Run the next suspected waiting task; one that is announced alone is committed before another one runs."""
+        while self._suspects and self._on_trial is None and not self._closed:
+            cell, entry, attempt = self._suspects.popleft()
+            said = self._vigilance.begin_waiting(cell.row_key, entry.arrival)
+            entry.restored, entry.carried = False, True
+            verdict = said if isinstance(said, tuple) else None
+            if verdict is not None or (isinstance(said, Suspicion) and said.alone):
+                self._on_trial = (cell, entry)
+            following = self._run_now(cell, entry, attempt, verdict)
+            if following is not None:
+                self._follow(cell, following)
+        self._context.engine.wake()
+
+    def _run_now(self, cell: Cell, entry: Entry, attempt: int, verdict: Verdict | None) -> sessions.Step | None:
         handler = self._context.handlers.get(entry.kind)
-        verdict = self._vigilance.waiting(cell.row_key, entry.arrival) if entry.restored else None
-        entry.restored = False
         if handler is not None and not handler.inline and verdict is None:
             self._start_aside(cell, entry, handler, attempt)
             return None
@@ -280,6 +372,15 @@ class Server:
             return sessions.step(cell.queue, asked)
         self._conclude(cell, entry, ending, attempt)
         return sessions.step(cell.queue, Ended())
+
+    def _acquit(self, cell: Cell, entry: Entry) -> None:
+        """A waiting task has ended here: once that is committed, it is no suspect and the next may run."""
+        if entry.carried:
+            self._acquitted.append((cell, entry))
+        if self._on_trial == (cell, entry):
+            self._on_trial = None
+            # Not before the commit: a host that dies of the next must not find this one still waiting.
+            self._context.engine.hurry()
 
     def _start_aside(self, cell: Cell, entry: Entry, handler: Handler, attempt: int) -> None:
         session: Session[Any] = Session(
@@ -303,7 +404,6 @@ class Server:
             return
         self._fresh = max(0, self._fresh - 1)
         try:
-            self._vigilance.ended(cell.row_key, entry.arrival)
             self._follow(cell, self._after(cell, entry, ending, attempt))
         except Exception as error:  # a defect here must end the worker, not one coroutine
             self._context.engine.fail(error)
@@ -335,7 +435,7 @@ class Server:
             entry = Entry(found.partition, found.offset, found.task, task_id, task["type"], task["payload"])
             entry.arrival = cell.last_arrival = found.waiting.arrival
             entry.saved = True
-            entry.restored = found.waiting.phase is Phase.RUNNING
+            entry.restored = True
             cell.entries[entry.arrival] = entry
             cell.queue = (*cell.queue, found.waiting)
             self._blocked[cell.name] = cell
@@ -377,6 +477,9 @@ class Server:
         for waiting in cell.queue:
             entry = cell.entries[waiting.arrival]
             if entry.changed:
+                if self._vigilance.active and waiting.phase is Phase.RUNNING and not entry.saved:
+                    self._vigilance.carry_over(cell.row_key, entry.arrival)
+                    entry.carried = True
                 row = WaitingRow(waiting, entry.partition, entry.offset, entry.value)
                 self._waiting.put(waiting_table.key_of(cell.row_key, entry.arrival), waiting_table.encode(row))
                 entry.changed, entry.saved = False, True
@@ -390,16 +493,28 @@ class Server:
         return ((self._context.names.work, self._number),) if self.paused else ()
 
     def due(self) -> float | None:
-        return None
+        return self._expiry.due
 
     def on_time(self, now: float) -> None:
-        """A server has no timers of its own: wake-ups come through its stream."""
+        """Delete sessions that nobody has used for SESSION_TTL. (Wake-ups come through the stream.)"""
+        for key in self._expiry.expired(now):
+            _, _, rest = key.partition(b"\0")
+            name = (key.partition(b"\0")[0].decode(), rest.partition(b"\0")[2].decode())
+            cell = self._cells.get(name)
+            if name not in self._dirty and (cell is None or not cell.queue):
+                self._sessions.delete(key)
+                self._cells.pop(name, None)
+
+    def waiting_count(self) -> int:
+        """Tasks that wait here."""
+        return self._waiting_count
 
     def hold(self, topic: str) -> int | None:
         return None
 
     def close(self) -> None:
         self._closed = True
+        self._vigilance.withdraw()
         for task in list(self._aside):
             task.cancel()
 

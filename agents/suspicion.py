@@ -1,20 +1,189 @@
-"""Stub."""
-from typing import Any
-Verdict = tuple[str, str]
+"""Vigilance after the death of a host: the shell around :mod:`app.protocol.suspects` for one server.
+
+Most takeovers suspect nobody for long: the records that may have been in progress are announced a slice at a time,
+performed, committed, and trusted. Only when hosts keep dying at the same place does it come down to single records.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from app.engine.announcements import Announcements
+from app.errors import UnavailableError
+from app.protocol import suspects
+from app.protocol.suspects import Announce, Condemn, Decision, Suspicion, Trust
+
+log = logging.getLogger(__name__)
+
+SLICE = 500
+"""So many offsets are announced together; it bounds how many records may have to be performed one by one."""
+
+Verdict: TypeAlias = tuple[str, str]
+"""Error type and message of a task that is failed without being run again."""
+
+_REASONS = {
+    "HostDied": "it was running when host after host died (MAX_CRASHES); it is not run again",
+    "TaskTimeout": "its handler did not return in time (TASK_TIMEOUT) and ended its worker; it is not run again",
+}
 
 
 class Vigilance:
-    def __init__(self, announcements: Any, place: Any, max_crashes: int) -> None:
-        pass
+    """What is suspected in one server's stream, and among the tasks that were waiting there.
 
-    def alone(self, offset: int) -> bool:
-        return False
+    Args:
+        announcements: the topic ``suspects``.
+        server: the server's number.
+        committed: the committed offset of its stream when the place opened.
+        end: the end of its stream then; what came later cannot have been in progress at the dead host.
+        died: whether the host before died with work in progress.
+    """
 
-    def verdict(self, offset: int) -> Verdict | None:
+    def __init__(
+        self,
+        announcements: Announcements,
+        *,
+        server: int,
+        committed: int,
+        end: int,
+        died: bool,
+        max_crashes: int,
+        found: Mapping[bytes, bytes],
+    ) -> None:
+        self._announcements = announcements
+        self._server = server
+        self._end = end
+        self._died = died
+        self._max_crashes = max_crashes
+        self._key = suspects.stream_key(server)
+        self._found = {key: Suspicion.decode(value) for key, value in found.items()}
+        self._stored = self._key in found
+        self._waiting: dict[bytes, Suspicion] = {}
+        self._committed = committed
+        self._announced: Suspicion | None = None
+        self._decision: Decision = Trust()
+        self._decide(self._takeover(self._found.get(self._key), committed))
+
+    def _takeover(self, previous: Suspicion | None, committed: int) -> Decision:
+        limit = min(self._end, committed + SLICE)
+        return suspects.takeover(previous, committed, limit, died=self._died, max_crashes=self._max_crashes)
+
+    # -- the stream -----------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Is the next record of the stream under suspicion?"""
+        return not isinstance(self._decision, Trust)
+
+    @property
+    def alone(self) -> bool:
+        """Is it to be performed and committed on its own?"""
+        return isinstance(self._decision, Condemn) or (self._announced is not None and self._announced.alone)
+
+    @property
+    def condemns(self) -> bool:
+        """Must the next record, whichever it is, not be run?"""
+        return isinstance(self._decision, Condemn)
+
+    @property
+    def end(self) -> int:
+        """The first offset that is not announced."""
+        return self._decision.end if isinstance(self._decision, Announce) else self._committed
+
+    def begin(self) -> Verdict | None:
+        """The next record is about to be performed: announce it, or say why it must not run."""
+        match self._decision:
+            case Condemn(_, reason):
+                return reason, _REASONS[reason]
+            case Announce(suspicion) if suspicion != self._announced:
+                self._write(self._key, suspicion)
+                self._announced = suspicion
         return None
 
-    def waiting(self, row_key: bytes, arrival: int) -> Verdict | None:
+    def committed(self, position: int) -> None:
+        """The stream is committed up to ``position``: what was announced below it is trusted."""
+        self._committed = position
+        match self._decision:
+            case Condemn(_, _, suspicion):
+                self._decide(suspects.progress(suspicion, position, max_crashes=self._max_crashes))
+            case Announce(suspicion):
+                self._decide(suspects.progress(suspicion, position, max_crashes=self._max_crashes))
+        if not self.active and self._died and position < self._end:
+            self._decide(self._takeover(None, position))
+
+    def _decide(self, decision: Decision) -> None:
+        self._decision = decision
+        if isinstance(decision, Condemn):
+            log.error("server-%d: the task at offset %d is not run again (%s)", self._server, decision.offset, decision.reason)
+            self._write(self._key, decision.suspicion)
+        elif isinstance(decision, Trust):
+            self._announced = None
+            if self._stored:
+                self._announcements.write(self._key, None)
+                self._stored = False
+
+    # -- what was waiting -----------------------------------------------------------------------------------------
+
+    def waiting_suspected(self, session: bytes, arrival: int) -> bool:
+        """Does a waiting task that is about to run for the first time here need :meth:`begin_waiting`?"""
+        return self._died or suspects.waiting_key(self._server, session, arrival) in self._found
+
+    def begin_waiting(self, session: bytes, arrival: int) -> Verdict | Suspicion | None:
+        """A task that waited when this server was taken over is about to run.
+
+        Returns the verdict if it must not, else what was announced.
+        """
+        key = suspects.waiting_key(self._server, session, arrival)
+        decision = suspects.takeover(
+            self._found.pop(key, None), arrival, arrival + 1, died=self._died, max_crashes=self._max_crashes
+        )
+        match decision:
+            case Condemn(_, reason):
+                self._announcements.write(key, None)
+                return reason, _REASONS[reason]
+            case Announce(suspicion):
+                self._write(key, suspicion)
+                self._waiting[key] = suspicion
+                return suspicion
         return None
 
-    def ended(self, row_key: bytes, arrival: int) -> None:
-        pass
+    def carry_over(self, session: bytes, arrival: int) -> None:
+        """A suspected record of the stream goes on as a waiting task: so does what is known about it."""
+        if self._announced is None or not self._announced.crashes:
+            return
+        key = suspects.waiting_key(self._server, session, arrival)
+        suspicion = Suspicion(arrival, arrival + 1, self._announced.crashes, self._announced.alone)
+        self._write(key, suspicion)
+        self._waiting[key] = suspicion
+
+    def ended_waiting(self, session: bytes, arrival: int) -> None:
+        """A waiting task has ended and its end is committed."""
+        key = suspects.waiting_key(self._server, session, arrival)
+        if self._waiting.pop(key, None) is not None:
+            self._announcements.write(key, None)
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def timed_out(self, offset: int) -> None:
+        """The record at ``offset`` does not return: this worker is about to end itself."""
+        self._write(self._key, suspects.timed_out(self._announced, self._committed, offset))
+
+    def timed_out_waiting(self, session: bytes, arrival: int) -> None:
+        key = suspects.waiting_key(self._server, session, arrival)
+        self._write(key, suspects.timed_out(self._waiting.get(key), arrival, arrival))
+
+    def withdraw(self) -> None:
+        """The server is given up without a death: what was announced is no evidence any more."""
+        standing = dict(self._waiting)
+        if self._announced is not None:
+            standing[self._key] = self._announced
+        self._waiting.clear()
+        try:
+            for key, suspicion in standing.items():
+                self._announcements.write(key, suspects.withdraw(suspicion).encode(), timeout=1.0)
+        except UnavailableError as error:
+            log.warning("server-%d: %s; the next death there counts once more", self._server, error)
+
+    def _write(self, key: bytes, suspicion: Suspicion) -> None:
+        self._announcements.write(key, suspicion.encode())
+        if key == self._key:
+            self._stored = True

@@ -1,7 +1,7 @@
 """Who owns the top-level names app, agents and tables here: they must be ours.
 
-PyTables is also called ``tables`` and openai-agents ``agents``. Installers let them overwrite each other without a
-word, and the program then fails somewhere in the middle. Seen at the start, it is one clear line.
+PyTables is also called ``tables`` and openai-agents ``agents``. Installers let them overwrite each other
+without a word, and the program then fails somewhere in the middle. Seen at the start, it is one clear line.
 """
 
 import importlib.metadata

@@ -31,7 +31,7 @@ _TICK_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the demo found. ``takeover_ms``: from the kill to the next result of a session of the killed worker."""
+    """What the demo found. ``takeover_ms``: from the kill to the next result of a session that was there."""
 
     account: Account
     takeover_ms: int | None

@@ -151,7 +151,7 @@ class LazyGroup(click.Group):
     ``lazy`` maps names to (module, attribute); a command whose module does not exist is not there.
     """
 
-    lazy: Mapping[str, tuple[str, str]] = {}  # noqa: RUF012 - set once, where the group is made.
+    lazy: Mapping[str, tuple[str, str]] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in alphabetical order."""

@@ -1,7 +1,8 @@
 """One worker as a child process: started, watched to its end, started again if so asked.
 
-Each worker has a thread here. It is the parent that Linux means when it ends a child with its parent (the thread,
-not the process), so it lives as long as the worker does. A pipe tells the worker the same on other systems.
+Each worker has a thread here. It is the parent that Linux means when it ends a child with its parent (the
+thread, not the process), so it lives as long as the worker does. A pipe tells the worker the same on other
+systems.
 """
 
 import contextlib
@@ -215,7 +216,7 @@ class WorkerProcess:
             with self.log_path.open("ab") as log:
                 self._process = subprocess.Popen(
                     [
-                        *(sys.executable, "-P", "-m", "app", "worker", "--name", self.name, "--port", "0"),
+                        *command_of(self.name),
                         *("--ready-fd", str(ready_end), "--lifeline-fd", str(lifeline_end)),
                     ],
                     stdin=subprocess.DEVNULL,
@@ -240,6 +241,11 @@ class WorkerProcess:
         with self._changed:
             self._state = state
             self._changed.notify_all()
+
+
+def command_of(name: str) -> list[str]:
+    """The command that starts a worker on a free port."""
+    return [sys.executable, "-P", "-m", "app", "worker", "--name", name, "--port", "0"]
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

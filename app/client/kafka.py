@@ -58,8 +58,12 @@ def translate(error: KafkaError | KafkaException, settings: Settings, doing: str
     return ConfigurationError(f"the brokers refuse to {doing}: {say(error)}")
 
 
-def make_consumer(settings: Settings) -> Consumer:
+def make_consumer(settings: Settings, *, tell_ends: bool = False) -> Consumer:
     """Make a read_committed consumer that joins no group and commits nothing; ``assign`` it partitions.
+
+    Args:
+        settings: where the cluster is.
+        tell_ends: deliver an error ``_PARTITION_EOF`` whenever a partition is read to its end.
 
     Raises:
         ConfigurationError: librdkafka refuses an option.
@@ -71,6 +75,7 @@ def make_consumer(settings: Settings) -> Consumer:
         group_id=f"{settings.namespace}.reader-{uuid.uuid4().hex[:12]}",
         isolation_level="read_committed",
         enable_auto_commit=False,
+        enable_partition_eof=tell_ends,
         auto_offset_reset="earliest",
         fetch_wait_max_ms=50,
         fetch_queue_backoff_ms=10,

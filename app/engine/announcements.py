@@ -1,6 +1,8 @@
 """The topic ``suspects``: what is written outside the unit of work, because it must outlive the worker that writes it."""
 
 import logging
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +12,6 @@ from app.errors import UnavailableError
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 10.0
-
 
 class Announcements:
     """Writes and reads ``suspects``: compacted, one partition, the newest record of a key holds."""
@@ -20,24 +20,30 @@ class Announcements:
         self._config = config
         self._topic = topic
         self._producer: Producer | None = None
+        self._lock = threading.Lock()
 
-    def write(self, key: bytes, value: bytes | None) -> None:
-        """Return when the record is durable; None deletes the key.
+    def write(self, key: bytes, value: bytes | None, *, timeout: float | None = None) -> None:
+        """Return when the record is durable; None deletes the key. Without a ``timeout`` it waits for the broker.
 
         Raises:
             UnavailableError: the broker did not take it in time.
         """
-        if self._producer is None:
-            self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
-        failed: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, message: Any) -> None:
-            if error is not None:
-                failed.append(error)
-
-        self._producer.produce(self._topic, value, key, 0, on_delivery=delivered)
-        if self._producer.flush(FLUSH_S) or failed:
-            raise UnavailableError("an announcement could not be written", retry_after_s=1.0)
+        with self._lock:
+            if self._producer is None:
+                self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
+            answers: list[KafkaError | None] = []
+            self._producer.produce(
+                self._topic, value, key, 0, on_delivery=lambda error, message: answers.append(error)
+            )
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while not answers:
+                self._producer.poll(0.1)
+                if deadline is not None and not answers and time.monotonic() > deadline:
+                    raise UnavailableError("an announcement could not be written", retry_after_s=1.0)
+        if answers[0] is not None:
+            if timeout is not None:
+                raise UnavailableError(f"an announcement could not be written ({answers[0].str()})", retry_after_s=1.0)
+            self.write(key, value)
 
     def read(self) -> dict[bytes, bytes]:
         """All announcements that stand now."""
@@ -48,7 +54,7 @@ class Announcements:
         try:
             consumer.assign([TopicPartition(self._topic, 0, 0)])
             while True:
-                for message in consumer.consume(1000, 0.5):
+                for message in consumer.consume(1, 0.1):
                     error = message.error()
                     if error is None:
                         if message.value() is None:

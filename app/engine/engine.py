@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from app.engine.announcements import Announcements
 from app.engine.changelog import Changelog
 from app.engine.crashpoints import passing
 from app.engine.fetch import Batch, Chunk, Fetcher
+from app.engine.janitor import Janitor
 from app.engine.membership import Assignment, Callbacks, Membership
 from app.engine.offsets import Partition, group_metadata
 from app.engine.places import Place, PlaceKind, Places, Resident
@@ -65,11 +67,17 @@ class Engine:
         max_record_bytes: int,
         config: Mapping[str, Any],
         membership_client: Mapping[str, Any],
+        announcements: Announcements,
+        janitor: Janitor,
     ) -> None:
         self.name = name
         self.url = url
         self.incarnation = incarnation
         self.group = group
+        self.announcements = announcements
+        self.janitor = janitor
+        self.kinds = kinds
+        self.halted = True
         self.plan = NO_PLAN
         self.generation = -1
         self.residents: dict[str, Callable[[Place], Resident]] = {}
@@ -88,7 +96,6 @@ class Engine:
         self._in_flight: Submission | None = None
         self._unit_number = 0
         self._member_id = ""
-        self._halted = True
         self._failure: BaseException | None = None
         self._stop = False
         self._hurried = False
@@ -168,7 +175,7 @@ class Engine:
 
     def lost(self, answer: Answer) -> None:
         """A commit was refused or fenced: this worker owns nothing any more until it has joined again."""
-        if not self._halted:
+        if not self.halted:
             log.info("commit %s: joining the group again", answer.value)
         self._part()
         self._hosted = frozenset()
@@ -208,8 +215,8 @@ class Engine:
 
     def _idle(self) -> bool:
         """Ready to end: what was begun is committed (or cannot be, and was given up)."""
-        if self._in_flight is None and not self._halted:
-            self._halted = True
+        if self._in_flight is None and not self.halted:
+            self.halted = True
             self._backlog.clear()
             self.fetcher.assign({})
             self._seal(released=True)
@@ -218,7 +225,7 @@ class Engine:
     async def _turn(self) -> None:
         while self._events:
             self._events.popleft()()
-        if not self._halted:
+        if not self.halted:
             if self._paused != self._pausing():
                 self._assign_fetch()
             await self._work()
@@ -229,7 +236,7 @@ class Engine:
 
     async def _work(self) -> None:
         """Hand over what is fetched, one slice at a time, while the unit may grow."""
-        while self._backlog and not (self._events or self.unit.full or self._stop or self._hurried):
+        while self._may_work():
             batch = self._backlog[0].batches[-1]
             place = self._place_of[batch.topic, batch.partition]
             assert place.resident is not None
@@ -239,6 +246,8 @@ class Engine:
             before = batch.start
             now = time.monotonic()
             await self.deliver(batch, place.resident, max(self.unit.deadline, now + self._commit_interval / 2))
+            if batch.start == before:
+                return  # the resident waits for a commit
             done = batch.start >= len(batch.records)
             position = batch.next_offset if done else batch.records[batch.start].offset()
             self._positions[where] = self.unit.offsets[where] = position
@@ -248,6 +257,11 @@ class Engine:
                 self._drop_batch()
             if self.progress >= self.unit.deadline:
                 return
+
+    def _may_work(self) -> bool:
+        return bool(self._backlog) and not (
+            self._events or self.unit.full or self.halted or self._stop or self._hurried
+        )
 
     def _drop_batch(self) -> None:
         chunk = self._backlog[0]
@@ -340,11 +354,11 @@ class Engine:
         if now >= self._housekeeping:
             self._housekeeping = now + HOUSEKEEPING_S
             self._keep_house()
-        if self._events or (self._backlog and not (self._halted or self.unit.full or self._stop or self._hurried)):
+        if self._events or self._may_work():
             await asyncio.sleep(0)
             return
         until = self._housekeeping
-        if not self._halted and self._in_flight is None and self._touched():
+        if not self.halted and self._in_flight is None and self._touched():
             until = min(until, self.unit.deadline)
         wall = time.time()
         for place in self.places.running():
@@ -417,11 +431,15 @@ class Engine:
         self._in_flight = None
         if submission.answer is Answer.COMMITTED:
             self.committed_units += 1
+            self.janitor.committed(submission.unit.offsets)
             for rows, _ in submission.rows:
                 rows.settled()
+            for place in self.places.running():
+                if place.resident is not None:
+                    place.resident.after_commit(submission.unit.offsets)
             return
         assert submission.answer is not None
-        if submission.answer is Answer.ABORTED and not self._halted:
+        if submission.answer is Answer.ABORTED and not self.halted:
             log.info("unit %d aborted: its records are read again", submission.unit.tag.unit)
             self._forget_unit()
             self.places.unit_aborted()
@@ -467,8 +485,8 @@ class Engine:
                 released.set_result(None)  # too late: the next generation has begun without us
             elif self._in_flight is not None:
                 self._loop.call_later(0.001, lambda: self.post(go_on))
-            elif not self._halted:
-                self._halted = True
+            elif not self.halted:
+                self.halted = True
                 self._seal(released=True)
                 go_on()
             else:
@@ -480,11 +498,12 @@ class Engine:
 
     def _part(self) -> None:
         """Own nothing: what is not committed has not happened."""
-        self._halted = True
+        self.halted = True
         running = frozenset(place.name for place in self.places.running())
         if running:
             self._hosted = running
         self._forget_unit()
+        self.janitor.forget()
         self.places.join_begun()
         self._epoch = self.fetcher.assign({})
 
@@ -499,12 +518,12 @@ class Engine:
         self._hosted = word.plan.hosted_by(self.name) & self._hosted
         self._rejoin_when_warm = any(name == self.name for name in word.plan.warmups.values())
         self.committer.allow(word.generation)
-        self._halted = False
+        self.halted = False
         self.places.assigned(word, self.name)
 
     async def _close(self) -> None:
         """Leave the group at once, then let go of everything."""
-        self._halted = True
+        self.halted = True
         await asyncio.get_running_loop().run_in_executor(None, self.membership.leave)
         self.places.close()
         await asyncio.get_running_loop().run_in_executor(None, self._stop_threads)

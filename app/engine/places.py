@@ -20,7 +20,7 @@ from app.engine.offsets import Committed, OffsetReader, Partition
 from app.engine.producer import INIT_TIMEOUT_S, Answer, fence
 from app.engine.stores import StoreFactory
 from app.engine.table import Rows
-from app.protocol import ownership, unit
+from app.protocol import ownership, suspects, unit
 from app.protocol.ownership import Absent, Assigned, Claiming, Effect, Holding, Role, Running
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class Resident(Protocol):
     def busy(self) -> bool:
         """Is something about to end that the running unit had better wait for?"""
 
+    def after_commit(self, offsets: Mapping[Partition, int]) -> None:
+        """A unit was committed, with these offsets."""
+
     def due(self) -> float | None:
         """Unix time at which :meth:`on_time` wants to be called, or None."""
 
@@ -88,6 +91,8 @@ class Place:
     rows: dict[str, Rows] = field(default_factory=dict)
     committed: dict[Partition, Committed] = field(default_factory=dict)
     owner_died: bool = False
+    ends: dict[Partition, int] = field(default_factory=dict)
+    suspicions: dict[bytes, bytes] = field(default_factory=dict)
     resident: Resident | None = None
     replayed: int = 0
 
@@ -188,6 +193,7 @@ class Places:
             rows.discard()
         place.committed = {}
         place.owner_died = False
+        place.suspicions = {}
 
     def _drop(self, place: Place) -> None:
         stores = [rows.store for rows in place.rows.values()]
@@ -237,11 +243,18 @@ class Places:
         committed = await self._committed(partitions)
         changelogs = [(rows.topic, rows.partition) for place in places for rows in self._rows(place)]
         ends = await self._blocking(lambda reader: reader.high_watermarks(changelogs))
+        dead = [place for place in places if any(self._engine.died(tags[where]) for where in place.partitions)]
+        stream_ends = await self._blocking(
+            lambda reader: reader.high_watermarks(where for place in dead for where in place.partitions)
+        )
+        suspicions = await self._blocking(lambda reader: self._engine.announcements.read())
         if generation != self._engine.generation:
             return
         for place in places:
             place.committed = {partition: committed[partition] for partition in place.partitions}
-            place.owner_died = any(self._engine.died(tags[partition]) for partition in place.partitions)
+            place.owner_died = place in dead
+            place.ends = {where: stream_ends[where] for where in place.partitions if where in stream_ends}
+            place.suspicions = suspects.about(place.number, suspicions) if place.kind.name == "server" else {}
             rows = self._rows(place)
             targets = {(entry.topic, entry.partition): ends[entry.topic, entry.partition] for entry in rows}
             self._engine.changelog.restore(place.name, rows, targets, self._restored(place, generation, started))

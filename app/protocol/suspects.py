@@ -11,20 +11,25 @@ the next dead host convicts one record and no other.
 
 A :class:`Suspicion` is kept in ``{ns}.suspects`` by server stream (:func:`stream_key`), where positions are
 offsets of ``work``, and by waiting task that was running in the background (:func:`waiting_key`), where the
-position is its arrival number, plus one once it is done. The caller must keep five rules:
+position is its arrival number, plus one once it is done. The caller must keep six rules:
 
 * it reads the suspicion before it performs anything at the position, and asks :func:`takeover`;
 * it writes what the decision carries, and waits until that is durable, before it performs any of those
   records;
-* if it leaves before that, it writes the decision's suspicion withdrawn (:func:`withdraw`): it alone still knows
-  of the death;
+* if it leaves before that, it writes the decision's suspicion withdrawn (:func:`withdraw`): it alone still
+  knows of the death;
+* it commits announced records only when all of them that it has begun have ended; one that runs on as a
+waiting
+  task takes the suspicion along, written before that commit (:func:`carry`);
 * it asks :func:`progress` after each commit, until the answer is :class:`Trust`;
-* while a record is alone, its worker runs nothing else, of any server: else two would be convicted for one.
+* before it announces a record alone, its worker finishes and commits what it has begun of any server, and
+  begins nothing else until the record is committed: else a record is convicted for what another one did.
 
 Source: section 2.2.8 of the design.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -158,6 +163,14 @@ def withdraw(announced: Suspicion) -> Suspicion:
     return replace(announced, running=False)
 
 
+def carry(announced: Suspicion, arrival: int) -> Suspicion:
+    """Return what is written under a waiting task's own key when an announced record runs on as that task.
+
+    Otherwise a task that kills its hosts in the background would be counted from the start again.
+    """
+    return replace(announced, offset=arrival, limit=arrival + 1, timed_out=None)
+
+
 def timed_out(previous: Suspicion | None, committed: int, offset: int) -> Suspicion:
     """Return what a host writes before it ends itself, because the handler of ``offset`` cannot be cancelled.
 
@@ -177,6 +190,12 @@ def stream_key(server: int) -> bytes:
 def waiting_key(server: int, session: bytes, arrival: int) -> bytes:
     """Return the key of a waiting task in ``{ns}.suspects``; ``session`` is the session's key."""
     return b"server/%d/%b/%d" % (server, session.hex().encode(), arrival)
+
+
+def about(server: int, found: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the records of ``{ns}.suspects`` that concern one server: its stream and its waiting tasks."""
+    stream = stream_key(server)
+    return {key: value for key, value in found.items() if key == stream or key.startswith(stream + b"/")}
 
 
 def _covers(suspicion: Suspicion, committed: int) -> bool:

@@ -63,6 +63,7 @@ class ServerThread:
         self._started.wait()
         if self._failure is not None:
             self._thread.join()
+            self._thread = None
             raise self._failure
         return self.url
 

@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.topics import connect, ensure
 
 READY_S: Final = 30.0
+COMMAND: Final = (sys.executable, "-m", "app", "worker", "--port", "0")
 _ROOT: Final = Path(__file__).parents[2]
 _POLL_S: Final = 0.05
 _TAIL_LINES: Final = 25
@@ -36,17 +37,7 @@ class Worker:
         self.started = time.monotonic()
         self._ready, write = os.pipe()
         self._said = b""
-        command = (
-            sys.executable,
-            "-m",
-            "app",
-            "worker",
-            "--name",
-            name,
-            "--ready-fd",
-            str(write),
-            *arguments,
-        )
+        command = (*COMMAND, "--name", name, "--ready-fd", str(write), *arguments)
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command,

@@ -208,7 +208,9 @@ def test_a_taken_port_is_one_clear_line_and_the_advertised_url_wins(serve: Serve
     view, gateway = FakeView(), FakeGateway()
     url = serve(view)
     port = int(url.rpartition(":")[2])
+    server = WebServer(view, Settings(port=port), gateway=gateway)
     with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"):
-        WebServer(view, Settings(port=port), gateway=gateway).start()
+        server.start()
+    server.stop()
     assert gateway.closed
     assert serve(view, advertised_url="https://w1.example/") == "https://w1.example"

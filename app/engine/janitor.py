@@ -1,0 +1,99 @@
+"""What a worker does beside its work, in a thread of its own: measures lags, and truncates streams behind the work.
+
+Nothing depends on it: when the broker does not answer it tries again later.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from app.engine.offsets import Partition
+
+log = logging.getLogger(__name__)
+
+LAG_S = 2.0
+TRUNCATE_S = 15.0
+
+
+class Janitor(threading.Thread):
+    """Measures and cleans.
+
+    Args:
+        config: librdkafka options common to all clients.
+        group: the worker group.
+        streams: partitions whose lag is measured: the main topics of all places.
+        truncated: topics of which nothing is needed any more below the committed offset.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], group: str, *, streams: list[Partition], truncated: frozenset[str]
+    ) -> None:
+        super().__init__(name="janitor", daemon=True)
+        self.lags: dict[Partition, int] = {}
+        self._admin = AdminClient(dict(config))
+        self._group = group
+        self._streams = streams
+        self._truncated = truncated
+        self._committed: dict[Partition, int] = {}
+        self._done: dict[Partition, int] = {}
+        self._stopping = threading.Event()
+        self._clean_next = time.monotonic() + TRUNCATE_S
+
+    def committed(self, offsets: Mapping[Partition, int]) -> None:
+        """This worker has committed these offsets. From the engine's thread."""
+        self._committed.update(offsets)
+
+    def forget(self) -> None:
+        """This worker owns nothing any more: it leaves the cleaning to the next owners."""
+        self._committed = {}
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        while not self._stopping.wait(LAG_S):
+            try:
+                self._measure()
+                if time.monotonic() >= self._clean_next:
+                    self._clean_next = time.monotonic() + TRUNCATE_S
+                    self._truncate()
+            except KafkaException as error:
+                log.debug("housekeeping: %s", error)
+
+    def _measure(self) -> None:
+        wanted = [TopicPartition(topic, partition) for topic, partition in self._streams]
+        ends = self._admin.list_offsets(
+            {entry: OffsetSpec.latest() for entry in wanted},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=5,
+        )
+        asked = self._admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(self._group, wanted)], request_timeout=5
+        )
+        answer = asked[self._group].result()
+        reached = {(entry.topic, entry.partition): max(0, entry.offset) for entry in answer.topic_partitions or ()}
+        self.lags = {
+            (entry.topic, entry.partition): max(0, future.result().offset - reached.get((entry.topic, entry.partition), 0))
+            for entry, future in ends.items()
+        }
+
+    def _truncate(self) -> None:
+        behind = {
+            where: offset
+            for where, offset in dict(self._committed).items()
+            if where[0] in self._truncated and offset > self._done.get(where, 0)
+        }
+        if not behind:
+            return
+        answers = self._admin.delete_records(
+            [TopicPartition(topic, partition, offset) for (topic, partition), offset in behind.items()],
+            request_timeout=10,
+        )
+        for entry, future in answers.items():
+            future.result()
+            self._done[entry.topic, entry.partition] = behind[entry.topic, entry.partition]

@@ -1,0 +1,275 @@
+"""Putting one worker together, and what it can tell about itself and its cluster."""
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import orjson
+
+from agents import router, server
+from agents.cells import ServerContext
+from app import topics
+from app.engine.announcements import Announcements
+from app.engine.driver import EngineConsumer, create_app
+from app.engine.engine import Engine
+from app.engine.janitor import Janitor
+from app.engine.places import PlaceKind
+from app.engine.watchdog import Watchdog
+from app.errors import ConfigurationError, UnavailableError
+from app.handlers import Handler
+from app.protocol.backup_order import backup_order
+from app.protocol.placement import home_of, route, session_key
+from app.settings import Settings, kafka_config
+from app.worker.local import membership_client, open_stores, worker_directory
+from tables import placements, sessions, waiting
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+POOL_THREADS = 32
+STUCK_S = 5.0
+"""A worker with something to do is unhealthy when nothing has moved for so long beyond the task timeout."""
+
+
+def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
+    """The places of the cluster: what moves together."""
+    return [
+        PlaceKind(
+            "router",
+            settings.routers,
+            (names.tasks, names.commands, names.delay),
+            {placements.NAME: names.changelog(placements.NAME)},
+        ),
+        PlaceKind(
+            "server",
+            settings.servers,
+            (names.work, names.handoffs),
+            {sessions.NAME: names.changelog(sessions.NAME), waiting.NAME: names.changelog(waiting.NAME)},
+        ),
+    ]
+
+
+class Location(NamedTuple):
+    """Where a session lives now; ``worker`` and ``url`` are None while nobody hosts its server."""
+
+    server: int
+    worker: str | None
+    url: str | None
+    backup_order: list[int]
+
+
+class Worker:
+    """One worker: its parts, and the view that its HTTP server has of it (calls may come from any thread)."""
+
+    def __init__(self, settings: Settings, name: str, registered: Mapping[str, Handler]) -> None:
+        if not NAME.fullmatch(name):
+            raise ConfigurationError(f"worker name {name!r}: use 1 to 100 letters, digits, '.', '_' or '-'")
+        self.settings = settings
+        self.name = name
+        self._handlers = registered
+        self._names = topics.Names(settings.namespace)
+        self._incarnation = int(time.time() * 1000)
+        self._engine: Engine | None = None
+        self._janitor: Janitor | None = None
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    async def serve(self, url: str, ready: Callable[[str], None]) -> None:
+        """Serve until SIGTERM or SIGINT; raises what ended the worker otherwise."""
+        directory = worker_directory(self.settings, self.name)
+        engine = self._engine = self._make_engine(url, directory)
+        watchdog = Watchdog(self.settings.task_timeout, lambda current: current[0].timed_out(*current[1:]))
+        app = create_app(self._names.group, self.name, str(directory / "faust"))
+        self._attach(app, engine, watchdog)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, engine.stop)
+        watchdog.start()
+        engine.janitor.start()
+        await app.start()
+        announcing = asyncio.ensure_future(self._announce(url, ready))
+        try:
+            consumer = app.consumer
+            assert isinstance(consumer, EngineConsumer)
+            engine.deliver = consumer.deliver
+            await consumer.serve({topic: kind.count for kind in engine.kinds for topic in kind.topics})
+            await engine.run()
+        finally:
+            announcing.cancel()
+            watchdog.stop()
+            engine.janitor.stop()
+            await app.stop()
+
+    async def _announce(self, url: str, ready: Callable[[str], None]) -> None:
+        while not self.ready()[0]:
+            await asyncio.sleep(0.02)
+        ready(url)
+
+    def _make_engine(self, url: str, directory: Any) -> Engine:
+        settings, names = self.settings, self._names
+        config = kafka_config(settings)
+        places = kinds(settings, names)
+        return Engine(
+            name=self.name,
+            url=url,
+            incarnation=self._incarnation,
+            group=names.group,
+            transactional_id=names.transactional_id,
+            kinds=places,
+            stores=open_stores(settings, directory),
+            standby_replicas=settings.standby_replicas,
+            commit_interval=settings.commit_interval,
+            max_record_bytes=settings.max_record_bytes + 2**17,
+            config=config,
+            membership_client=membership_client(settings, self.name),
+            announcements=Announcements(config, names.suspects),
+            janitor=Janitor(
+                config,
+                names.group,
+                streams=[(kind.topics[0], number) for kind in places for number in range(kind.count)],
+                truncated=frozenset({names.work, names.handoffs, names.delay}),
+            ),
+        )
+
+    def _attach(self, app: Any, engine: Engine, watchdog: Watchdog) -> None:
+        """Register the agents, and how each makes its part for a place that opens."""
+        settings, names = self.settings, self._names
+        up = frozenset(range(settings.servers))
+        routing = router.RouterContext(engine, names, settings.routers, settings.servers, up)
+        serving = ServerContext(
+            engine=engine,
+            names=names,
+            worker=orjson.dumps(self.name),
+            handlers=self._handlers,
+            routers=settings.routers,
+            limit=settings.max_record_bytes,
+            task_timeout=settings.task_timeout,
+            max_attempts=settings.max_attempts,
+            max_crashes=settings.max_crashes,
+            session_ttl=settings.session_ttl,
+            pool=ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="handler"),
+            watchdog=watchdog,
+            announcements=engine.announcements,
+        )
+        engine.residents = {
+            "router": lambda place: router.Router(routing, place),
+            "server": lambda place: server.Server(serving, place),
+        }
+        router.attach(app, names)
+        server.attach(app, names)
+
+    # -- what it can tell -----------------------------------------------------------------------------------------
+
+    def ready(self) -> tuple[bool, str]:
+        """Is everything that the group gave to this worker restored and served?"""
+        engine = self._engine
+        if engine is None or engine.generation < 0 or engine.halted:
+            return False, "waiting for the group"
+        missing = [name for name in engine.plan.hosted_by(self.name) if not engine.places.all[name].running]
+        return (False, f"restoring {', '.join(sorted(missing))}") if missing else (True, "")
+
+    def healthy(self) -> tuple[bool, str]:
+        """Does anything move, if there is something to do?"""
+        engine = self._engine
+        if engine is None:
+            return True, ""
+        hosted = {partition for place in engine.places.running() for partition in place.partitions[:1]}
+        lag = sum(behind for where, behind in engine.janitor.lags.items() if where in hosted)
+        still = time.monotonic() - engine.progress
+        if lag and still > self.settings.task_timeout + STUCK_S:
+            return False, f"{lag} records behind, and nothing has moved for {still:.0f} s"
+        return True, ""
+
+    def status(self) -> dict[str, Any]:
+        """The cluster as this worker sees it: the object of ``/api/status``."""
+        engine = self._engine
+        plan = engine.plan if engine is not None else None
+        hosts = plan.host if plan is not None else {}
+        lags = engine.janitor.lags if engine is not None else {}
+        waiting_here = sum(
+            place.resident.waiting_count()
+            for place in (engine.places.running() if engine is not None else ())
+            if isinstance(place.resident, server.Server)
+        )
+        return {
+            "namespace": self.settings.namespace,
+            "view": 0,
+            "workers": [
+                {
+                    "name": name,
+                    "url": entry[0],
+                    "state": self._state(name),
+                    "routers": _numbers("router", name, hosts),
+                    "servers": _numbers("server", name, hosts),
+                }
+                for name, entry in sorted((plan.workers if plan is not None else {}).items())
+            ],
+            "servers": [
+                {
+                    "server": number,
+                    "up": True,
+                    "host": hosts.get(f"server-{number}"),
+                    "standbys": list(plan.standbys.get(f"server-{number}", ())) if plan is not None else [],
+                    "lag": lags.get((self._names.work, number)),
+                }
+                for number in range(self.settings.servers)
+            ],
+            "migrations": [],
+            "parked": 0,
+            "waiting": waiting_here,
+        }
+
+    def _state(self, name: str) -> str:
+        return "running" if name != self.name or self.ready()[0] else "restoring"
+
+    def locate(self, tenant: str, session: str) -> Location:
+        """Compute where a session lives; it need not exist."""
+        servers = self.settings.servers
+        home = home_of(tenant.encode(), None, servers)
+        number = route(tenant, session, home, frozenset(range(servers)))
+        plan = self._engine.plan if self._engine is not None else None
+        host = plan.host.get(f"server-{number}") if plan is not None else None
+        url = plan.workers[host][0] if plan is not None and host in plan.workers else None
+        return Location(number, host, url, list(backup_order(session_key(tenant, session), servers)))
+
+    def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
+        """A session's committed rows, on its host: state, sequence, and what waits and why.
+
+        Raises:
+            UnavailableError: its server is not here, or is still being restored.
+        """
+        number = self.locate(tenant, session).server
+        place = self._engine.places.all[f"server-{number}"] if self._engine is not None else None
+        if place is None or not place.running:
+            raise UnavailableError(f"server {number} is not served by worker {self.name} now", retry_after_s=0.5)
+        key = sessions.key_of(tenant, 0, session)
+        row = place.rows[sessions.NAME].peek(key)
+        queue = [
+            waiting.decode(found, value)[2] for found, value in place.rows[waiting.NAME].store.scan(key + b"\0")
+        ]
+        if row is None and not queue:
+            return None
+        decoded = sessions.decode(row) if row is not None else None
+        return {
+            "state": orjson.loads(decoded.state) if decoded is not None else {},
+            "sequence": decoded.sequence if decoded is not None else 0,
+            "waiting": [
+                {
+                    "source": {"partition": entry.partition, "offset": entry.offset},
+                    "phase": entry.waiting.phase.value,
+                    "attempt": entry.waiting.attempt,
+                    "due_ms": entry.waiting.due_ms,
+                }
+                for entry in queue
+            ],
+        }
+
+
+def _numbers(kind: str, worker: str, hosts: Mapping[str, str]) -> list[int]:
+    return sorted(
+        int(place.rpartition("-")[2])
+        for place, host in hosts.items()
+        if host == worker and place.startswith(f"{kind}-")
+    )

@@ -1,0 +1,43 @@
+"""A program that takes a worker's place where only its process matters.
+
+It writes the line that says it is ready and ends on SIGTERM. Its behaviour is chosen by its name: ``dies``
+ends at once, ``silent`` is never ready, ``stubborn`` ignores SIGTERM.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+
+from app.cli.lifeline import follow_parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--lifeline-fd", type=int, required=True)
+    given = parser.parse_args()
+    print(f"stand-in {given.name} starts", flush=True)
+    follow_parent(given.lifeline_fd)
+    if given.name.startswith("dies"):
+        print("cannot go on: no luck today", file=sys.stderr, flush=True)
+        return 7
+    stop = threading.Event()
+    ignores = given.name.startswith("stubborn")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores else lambda *_: stop.set())
+    if not given.name.startswith("silent"):
+        with os.fdopen(given.ready_fd, "w") as pipe:
+            url = f"http://127.0.0.1:1/{os.environ.get('HOLDFAST_NAMESPACE', '')}"
+            line = {"name": given.name, "pid": os.getpid(), "url": url, "state": "ready"}
+            pipe.write(json.dumps(line) + "\n")
+    with contextlib.suppress(KeyboardInterrupt):
+        stop.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
