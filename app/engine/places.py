@@ -18,13 +18,13 @@ from app.engine.fetch import Batch
 from app.engine.membership import Assignment
 from app.engine.offsets import Committed, OffsetReader, Partition
 from app.engine.producer import INIT_TIMEOUT_S, Answer, fence
-from app.engine.stores import StoreFactory
 from app.engine.table import Rows
 from app.protocol import ownership, suspects, unit
 from app.protocol.ownership import Absent, Assigned, Claiming, Effect, Holding, Role, Running
 
 if TYPE_CHECKING:
     from app.engine.engine import Engine
+    from app.engine.options import EngineOptions
 
 log = logging.getLogger(__name__)
 
@@ -104,33 +104,36 @@ class Place:
     def running(self) -> bool:
         return isinstance(self.holding, Running)
 
+    @property
+    def served(self) -> Resident:
+        """The resident of a place that is open."""
+        assert self.resident is not None
+        return self.resident
+
 
 class Places:
     """All places of the cluster as this worker holds them."""
 
-    def __init__(
-        self,
-        engine: "Engine",
-        kinds: Sequence[PlaceKind],
-        stores: StoreFactory,
-        config: Mapping[str, Any],
-        transactional_id: Callable[[str], str],
-    ) -> None:
+    def __init__(self, engine: "Engine", options: "EngineOptions") -> None:
         self._engine = engine
-        self._stores = stores
-        self._config = config
-        self._transactional_id = transactional_id
+        self._options = options
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: list[Place] = []
         self._reader: OffsetReader | None = None
         self._io = ThreadPoolExecutor(1, thread_name_prefix="offsets")
         self._fencing = ThreadPoolExecutor(4, thread_name_prefix="fence")
         self.all = {
-            kind.place(number): Place(kind, number, kind.place(number)) for kind in kinds for number in range(kind.count)
+            kind.place(number): Place(kind, number, kind.place(number))
+            for kind in options.kinds
+            for number in range(kind.count)
         }
 
     def running(self) -> list[Place]:
         return [place for place in self.all.values() if place.running]
+
+    def open(self) -> list[Place]:
+        """The places that have a resident now."""
+        return [place for place in self.all.values() if place.resident is not None]
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -203,7 +206,7 @@ class Places:
     def _rows(self, place: Place) -> list[Rows]:
         for table, topic in place.kind.tables.items():
             if table not in place.rows:
-                place.rows[table] = Rows(self._stores.open(table, place.number), topic, place.number)
+                place.rows[table] = Rows(self._options.stores.open(table, place.number), topic, place.number)
         return list(place.rows.values())
 
     # -- what takes time ------------------------------------------------------------------------------------------
@@ -223,7 +226,7 @@ class Places:
 
         def ask() -> Any:
             if self._reader is None:
-                self._reader = OffsetReader(self._config, self._engine.group)
+                self._reader = OffsetReader(self._options.kafka, self._options.group)
             return call(self._reader)
 
         while True:
@@ -281,7 +284,7 @@ class Places:
         while waiting:
             calls = {
                 name: loop.run_in_executor(
-                    self._fencing, fence, self._config, self._transactional_id(name), INIT_TIMEOUT_S
+                    self._fencing, fence, self._options.kafka, self._options.transactional_id(name), INIT_TIMEOUT_S
                 )
                 for name in waiting
             }
@@ -315,7 +318,7 @@ class Places:
         offsets = {
             partition: entry.offset or 0 for place in places for partition, entry in place.committed.items()
         }
-        answer = await self._engine.commit_offsets(offsets)
+        answer = await self._engine.flow.commit_offsets(offsets)
         self._engine.post(lambda: self._claimed(places, generation, answer))
 
     def _claimed(self, places: list[Place], generation: int, answer: Answer) -> None:

@@ -19,11 +19,10 @@ position is its arrival number, plus one once it is done. The caller must keep s
 * if it leaves before that, it writes the decision's suspicion withdrawn (:func:`withdraw`): it alone still
   knows of the death;
 * it commits announced records only when all of them that it has begun have ended; one that runs on as a
-waiting
-  task takes the suspicion along, written before that commit (:func:`carry`);
+  waiting task takes the suspicion along, written before that commit (:func:`carry`);
 * it asks :func:`progress` after each commit, until the answer is :class:`Trust`;
 * before it announces a record alone, its worker finishes and commits what it has begun of any server, and
-  begins nothing else until the record is committed: else a record is convicted for what another one did.
+  begins nothing else until the record is committed: else one is convicted for what another one did.
 
 Source: section 2.2.8 of the design.
 """

@@ -13,17 +13,16 @@ import orjson
 from agents import router, server
 from agents.cells import ServerContext
 from app import topics
-from app.engine.announcements import Announcements
 from app.engine.driver import EngineConsumer, create_app
 from app.engine.engine import Engine
-from app.engine.janitor import Janitor
+from app.engine.options import EngineOptions
 from app.engine.places import PlaceKind
 from app.engine.watchdog import Watchdog
 from app.errors import ConfigurationError, UnavailableError
 from app.handlers import Handler
 from app.protocol.backup_order import backup_order
 from app.protocol.placement import home_of, route, session_key
-from app.settings import Settings, kafka_config
+from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.worker.local import membership_client, open_stores, worker_directory
 from tables import placements, sessions, waiting
 
@@ -72,7 +71,6 @@ class Worker:
         self._names = topics.Names(settings.namespace)
         self._incarnation = int(time.time() * 1000)
         self._engine: Engine | None = None
-        self._janitor: Janitor | None = None
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -87,19 +85,17 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, engine.stop)
         watchdog.start()
-        engine.janitor.start()
         await app.start()
         announcing = asyncio.ensure_future(self._announce(url, ready))
         try:
             consumer = app.consumer
             assert isinstance(consumer, EngineConsumer)
-            engine.deliver = consumer.deliver
-            await consumer.serve({topic: kind.count for kind in engine.kinds for topic in kind.topics})
+            engine.flow.deliver = consumer.deliver
+            await consumer.serve({topic: kind.count for kind in engine.options.kinds for topic in kind.topics})
             await engine.run()
         finally:
             announcing.cancel()
             watchdog.stop()
-            engine.janitor.stop()
             await app.stop()
 
     async def _announce(self, url: str, ready: Callable[[str], None]) -> None:
@@ -109,28 +105,23 @@ class Worker:
 
     def _make_engine(self, url: str, directory: Any) -> Engine:
         settings, names = self.settings, self._names
-        config = kafka_config(settings)
-        places = kinds(settings, names)
         return Engine(
-            name=self.name,
-            url=url,
-            incarnation=self._incarnation,
-            group=names.group,
-            transactional_id=names.transactional_id,
-            kinds=places,
-            stores=open_stores(settings, directory),
-            standby_replicas=settings.standby_replicas,
-            commit_interval=settings.commit_interval,
-            max_record_bytes=settings.max_record_bytes + 2**17,
-            config=config,
-            membership_client=membership_client(settings, self.name),
-            announcements=Announcements(config, names.suspects),
-            janitor=Janitor(
-                config,
-                names.group,
-                streams=[(kind.topics[0], number) for kind in places for number in range(kind.count)],
+            EngineOptions(
+                name=self.name,
+                url=url,
+                incarnation=self._incarnation,
+                group=names.group,
+                transactional_id=names.transactional_id,
+                kinds=kinds(settings, names),
+                stores=open_stores(settings, directory),
+                standby_replicas=settings.standby_replicas,
+                commit_interval=settings.commit_interval,
+                max_record_bytes=settings.max_record_bytes + INTERNAL_SLACK_BYTES,
+                suspects=names.suspects,
                 truncated=frozenset({names.work, names.handoffs, names.delay}),
-            ),
+                kafka=kafka_config(settings),
+                membership_client=membership_client(settings, self.name),
+            )
         )
 
     def _attach(self, app: Any, engine: Engine, watchdog: Watchdog) -> None:
@@ -177,7 +168,7 @@ class Worker:
             return True, ""
         hosted = {partition for place in engine.places.running() for partition in place.partitions[:1]}
         lag = sum(behind for where, behind in engine.janitor.lags.items() if where in hosted)
-        still = time.monotonic() - engine.progress
+        still = time.monotonic() - engine.flow.progress
         if lag and still > self.settings.task_timeout + STUCK_S:
             return False, f"{lag} records behind, and nothing has moved for {still:.0f} s"
         return True, ""

@@ -257,7 +257,7 @@ class Host(RuleBasedStateMachine):
                 return stream.committed
 
     def commit(self, which: int, count: int) -> None:
-        """Commit what was performed without a gap, or a condemned record; of what is announced, all or none."""
+        """Commit what was performed without a gap, or a condemned record; announced ones all or none."""
         stream = self.streams[which]
         if isinstance(stream.decided, Condemn):
             stream.stored = stream.decided.suspicion.encode()

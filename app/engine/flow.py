@@ -1,0 +1,268 @@
+"""The flow of records through the open unit of work: from fetched batches to a sealed unit, and back after its answer."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from app.engine.fetch import Batch, Chunk, Fetcher
+from app.engine.offsets import Partition, group_metadata
+from app.engine.options import EngineOptions
+from app.engine.places import Place, Places, Resident
+from app.engine.producer import Answer, Sealed
+from app.engine.table import Rows
+from app.engine.unit_of_work import Committer, Submission, Unit
+from app.errors import HoldfastError, LocalProtocolError
+from app.protocol.unit import Tag
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Batch, Resident, float], Awaitable[None]]
+"""Hands a batch to its agent, with the time to stop at, and returns when the agent has dealt with it."""
+
+
+async def deliver_in_line(batch: Batch, resident: Resident, until: float) -> None:
+    """Without an agent between."""
+    resident.perform(batch, until)
+
+
+class Flow:
+    """The open unit, what is fetched for it, and the sealed unit that is on its way. The engine's loop owns it.
+
+    Args:
+        post: runs a callable in the engine's loop, from any thread.
+        answered: told in the loop what became of a unit that did not commit.
+        committed: told in the loop which offsets a unit has committed.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        places: Places,
+        committer: Committer,
+        post: Callable[[Callable[[], None]], None],
+        answered: Callable[[Submission], None],
+        committed: Callable[[Mapping[Partition, int]], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.generation = -1
+        self.member_id = ""
+        self.deliver: Deliver = deliver_in_line
+        self.progress = time.monotonic()
+        self.unit = Unit(options.commit_interval)
+        self.in_flight: Submission | None = None
+        self._options = options
+        self._places = places
+        self._place_of = {partition: place for place in places.all.values() for partition in place.partitions}
+        self._committer = committer
+        self._post = post
+        self._not_committed = answered
+        self._committed = committed
+        self._backlog: deque[Chunk] = deque()
+        self._positions: dict[Partition, int] = {}
+        self._paused: frozenset[Partition] = frozenset()
+        self._epoch = 0
+        self._unit_number = 0
+        self._hurried = False
+        self.fetcher = Fetcher(
+            options.kafka,
+            options.group,
+            deliver=lambda chunk: post(lambda: self._arrived(chunk)),
+            lost_range=lambda where: post(lambda: self._lost_range(where)),
+            failed=failed,
+            max_record_bytes=options.max_record_bytes,
+        )
+
+    # -- in ---------------------------------------------------------------------------------------------------
+
+    @property
+    def may_work(self) -> bool:
+        """Is there something to hand over, and room for it in the unit?"""
+        return bool(self._backlog) and not (self.unit.full or self._hurried)
+
+    async def work(self, interrupted: Callable[[], bool]) -> None:
+        """Hand over what is fetched, one slice at a time, until the unit is due or something else is."""
+        while self.may_work and not interrupted():
+            batch = self._backlog[0].batches[-1]
+            where = (batch.topic, batch.partition)
+            resident = self._place_of[where].resident
+            assert resident is not None
+            if batch.start == 0 and batch.records[0].offset() < self._positions[where]:
+                raise LocalProtocolError(f"{where} was fetched again from {batch.records[0].offset()}")
+            before = batch.start
+            now = time.monotonic()
+            await self.deliver(batch, resident, max(self.unit.deadline, now + self._options.commit_interval / 2))
+            if batch.start == before:
+                return  # the resident waits for a commit
+            done = batch.start >= len(batch.records)
+            position = batch.next_offset if done else batch.records[batch.start].offset()
+            self._positions[where] = self.unit.offsets[where] = position
+            self.unit.weight += batch.start - before
+            self.progress = time.monotonic()
+            if done:
+                self._drop_batch()
+            if self.progress >= self.unit.deadline:
+                return
+
+    def _drop_batch(self) -> None:
+        chunk = self._backlog[0]
+        chunk.batches.pop()
+        if not chunk.batches:
+            self._backlog.popleft()
+            self.fetcher.taken(chunk)
+
+    def _arrived(self, chunk: Chunk) -> None:
+        if chunk.epoch == self._epoch:
+            self._backlog.append(chunk)
+
+    def _lost_range(self, where: Partition) -> None:
+        """Retention removed records that nobody had read: losing them silently is not for us to decide."""
+        if where in self._positions:
+            raise HoldfastError(
+                f"{where[0]}/{where[1]}: records from offset {self._positions[where]} on were deleted by retention before "
+                "they were read: raise the topic's retention.ms, and reset the group's offset there to go on without them"
+            )
+
+    def fetch(self) -> None:
+        """Fetch all partitions of the places that are open, from where this worker is in each."""
+        positions: dict[Partition, int] = {}
+        for place in self._places.open():
+            for where, entry in place.committed.items():
+                positions[where] = self._positions.get(where, entry.offset or 0)
+        self._positions = positions
+        self._backlog.clear()
+        self._paused = self._pausing()
+        self._epoch = self.fetcher.assign({w: o for w, o in positions.items() if w not in self._paused})
+
+    def check_pauses(self) -> None:
+        """Stop fetching for places that take no more for now, and start again when they do."""
+        if self._paused != self._pausing():
+            self.fetch()
+
+    def _pausing(self) -> frozenset[Partition]:
+        return frozenset(where for place in self._places.open() for where in place.served.pausing())
+
+    # -- out --------------------------------------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """Seal the unit at once, before anything else is added to it."""
+        self.unit.deadline = 0.0
+        self._hurried = True
+
+    @property
+    def touched(self) -> bool:
+        """Is there anything to commit?"""
+        return not self.unit.empty or any(
+            rows.dirty for place in self._places.running() for rows in place.rows.values()
+        )
+
+    @property
+    def due(self) -> bool:
+        """Idle input, a deadline, or a full unit; and only one unit is on its way at a time."""
+        if self.in_flight is not None or not self.touched:
+            return False
+        if self.unit.full or time.monotonic() >= self.unit.deadline:
+            return True
+        return not self._backlog and not any(place.served.busy() for place in self._places.open())
+
+    def seal(self, *, released: bool = False) -> None:
+        """Close the unit and send it to the commit thread; ``released``: with it every place is given up."""
+        assert self.in_flight is None
+        places = self._places.open()
+        if not places:
+            return
+        for place in places:
+            place.served.before_seal()
+        unit, self.unit = self.unit, Unit(self._options.commit_interval)
+        self._hurried = False
+        rows = [found for place in places for found in self._seal_rows(place, unit)]
+        for place in places:
+            if released:
+                for where in place.partitions:
+                    unit.offsets.setdefault(where, self._positions[where])
+            for where in place.partitions:
+                held = place.served.hold(where[0]) if where in unit.offsets else None
+                if held is not None:
+                    unit.offsets[where] = held
+        sealed = self._sealed(unit.records, unit.others, unit.offsets, released=released)
+        self.in_flight = Submission(sealed, self.generation, rows, answered=self._answered_in_thread)
+        self._committer.submit(self.in_flight)
+
+    def _seal_rows(self, place: Place, unit: Unit) -> list[tuple[Rows, Mapping[bytes, bytes | None]]]:
+        """Changed rows become changelog records; the unit commits an offset of the place, so that it is fenced."""
+        sealed = [(rows, rows.seal()) for rows in place.rows.values() if rows.dirty]
+        for rows, changes in sealed:
+            records = [{"key": key, "value": row} for key, row in changes.items()]
+            unit.output(rows.topic, rows.partition).extend(records)
+        if sealed:
+            unit.offsets.setdefault(place.partitions[0], self._positions[place.partitions[0]])
+        return sealed
+
+    def _sealed(
+        self,
+        records: Mapping[Partition, list[dict[str, Any]]],
+        others: Sequence[dict[str, Any]],
+        offsets: Mapping[Partition, int],
+        *,
+        released: bool = False,
+    ) -> Sealed:
+        self._unit_number += 1
+        options = self._options
+        return Sealed(
+            tag=Tag(options.name, options.incarnation, self._unit_number, released),
+            group_metadata=group_metadata(options.group, self.generation, self.member_id),
+            records=records,
+            others=others,
+            offsets=offsets,
+        )
+
+    async def commit_offsets(self, offsets: Mapping[Partition, int]) -> Answer:
+        """Commit offsets in a unit of their own, behind the one that is under way."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Answer] = loop.create_future()
+
+        def answered(submission: Submission) -> None:
+            assert submission.answer is not None
+            loop.call_soon_threadsafe(done.set_result, submission.answer)
+
+        self._committer.submit(Submission(self._sealed({}, (), offsets), self.generation, answered=answered))
+        return await done
+
+    # -- back -------------------------------------------------------------------------------------------------
+
+    def _answered_in_thread(self, submission: Submission) -> None:
+        self._post(lambda: self._answered(submission))
+
+    def _answered(self, submission: Submission) -> None:
+        if submission is not self.in_flight:
+            return  # given up when a new generation began: the commit thread had refused it
+        self.in_flight = None
+        if submission.answer is not Answer.COMMITTED:
+            self._not_committed(submission)
+            return
+        for rows, _ in submission.rows:
+            rows.settled()
+        for place in self._places.open():
+            place.served.after_commit(submission.unit.offsets)
+        self._committed(submission.unit.offsets)
+
+    def forget(self) -> None:
+        """Nothing that is not committed has happened."""
+        self.unit = Unit(self._options.commit_interval)
+        self._hurried = False
+        self._positions = {}
+        self._backlog.clear()
+
+    def part(self) -> None:
+        """Own nothing."""
+        self.forget()
+        self._epoch = self.fetcher.assign({})
+
+    def begin(self, generation: int, member_id: str) -> None:
+        """A new generation: a unit that is still on its way was sealed under an older one, and is refused."""
+        self.in_flight = None
+        self.generation = generation
+        self.member_id = member_id

@@ -1,0 +1,317 @@
+"""A world for the ownership core: a broker, a group that hands out generations, and workers on one place.
+
+The input is the numbers 0, 1, 2 …; a unit of work takes the next few, and the changelog is the list of numbers that
+were committed. So a record that is lost, doubled or performed on stale rows shows in the changelog itself.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from app.protocol import ownership
+from app.protocol.ownership import (
+    Absent,
+    Assigned,
+    Claiming,
+    ClaimEnded,
+    Effect,
+    Event,
+    Holding,
+    JoinBegun,
+    RestoreEnded,
+    Restoring,
+    Role,
+    Running,
+    UnitAborted,
+)
+
+
+@dataclass
+class Unit:
+    """Records whose offsets the broker has taken under a valid generation; the transaction is still open."""
+
+    records: list[int]
+    committed: bool | None = None
+
+
+@dataclass
+class Restore:
+    """``target`` and ``offset`` are known once the former owners are fenced."""
+
+    generation: int
+    target: int | None = None
+    offset: int = 0
+
+
+@dataclass
+class Worker:
+    """One process. ``joining``: it has parted from everything and waits for the group's word."""
+
+    name: str
+    holding: Holding = field(default_factory=Absent)
+    generation: int = -1
+    previous: int | None = None
+    joining: bool = True
+    frozen: bool = False
+    stalled: bool = False
+    allowed: int | None = None
+    rows: list[int] = field(default_factory=list)
+    following: bool = False
+    offset: int | None = None
+    unit: Unit | None = None
+    restore: Restore | None = None
+    claims: list[int] = field(default_factory=list)
+    answers: list[Event] = field(default_factory=list)
+    inbox: list[tuple[Assigned, frozenset[str]]] = field(default_factory=list)
+    present: frozenset[str] = frozenset()
+
+    @property
+    def awake(self) -> bool:
+        return not (self.frozen or self.stalled)
+
+
+class World:
+    """The broker, and what everybody may do to it. Every method is one atomic thing that may happen."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.generation = 0
+        self.members: frozenset[str] = frozenset()
+        self.roles: dict[str, Role] = {}
+        self.log: list[int] = []
+        self.offset = 0
+        self.open: dict[str, Unit] = {}
+        self.workers = {name: Worker(name) for name in names}
+
+    # -- the core and its effects ---------------------------------------------------------------------------------
+
+    def feed(self, worker: Worker, event: Event) -> None:
+        decided = ownership.step(worker.holding, event)
+        worker.holding = decided.holding
+        for effect in decided.effects:
+            self._perform(worker, effect)
+
+    def _perform(self, worker: Worker, effect: Effect) -> None:
+        match effect:
+            case Effect.CLOSE:
+                worker.offset = None
+            case Effect.TAIL:
+                worker.following, worker.restore = True, None
+            case Effect.DROP:
+                worker.following, worker.restore, worker.rows = False, None, []
+            case Effect.RESTORE:
+                worker.following, worker.restore = True, Restore(worker.generation)
+            case Effect.CLAIM:
+                worker.following = False
+                worker.claims.append(worker.generation)
+            case Effect.OPEN:
+                assert worker.offset is not None, "opened without stable offsets"
+
+    def _lost(self, worker: Worker) -> None:
+        """A commit was refused or fenced."""
+        worker.unit = None
+        self.feed(worker, JoinBegun())
+        worker.joining = True
+
+    # -- what takes time ------------------------------------------------------------------------------------------
+
+    def read_for_restore(self, worker: Worker) -> None:
+        """Fence who is gone, read stable offsets, take the high watermark."""
+        restore = worker.restore
+        if not worker.awake or restore is None or restore.target is not None:
+            return
+        for name in set(self.open) - worker.present:
+            self.open.pop(name).committed = False
+        if self.open:
+            return  # Stable offsets are waited for while a transaction is open.
+        restore.target, restore.offset = len(self.log), self.offset
+
+    def end_restore(self, worker: Worker) -> None:
+        restore = worker.restore
+        if not worker.awake or restore is None or restore.target is None:
+            return
+        worker.rows = self.log[: max(restore.target, len(worker.rows))]
+        worker.offset, worker.restore, worker.following = restore.offset, None, False
+        worker.answers.append(RestoreEnded(restore.generation))
+
+    def follow(self, worker: Worker, count: int) -> None:
+        """A standby, or a restore under way, reads some records of the changelog."""
+        if worker.awake and worker.following:
+            worker.rows = self.log[: len(worker.rows) + count]
+
+    def claim(self, worker: Worker) -> None:
+        """The commit thread's next claim reaches the broker."""
+        if worker.frozen or not worker.claims or worker.unit is not None:
+            return
+        generation = worker.claims[0]
+        accepted = worker.allowed == generation and self.valid(worker, generation)
+        if accepted and self.open:
+            return
+        worker.claims.pop(0)
+        if accepted:
+            if worker.offset is None:
+                worker.offset = self.offset
+            self.offset = worker.offset
+        worker.answers.append(ClaimEnded(generation, accepted))
+
+    def valid(self, worker: Worker, generation: int) -> bool:
+        return generation == self.generation and worker.name in self.members
+
+    def answer(self, worker: Worker, index: int) -> None:
+        """Some answer arrives, in any order."""
+        if worker.awake and worker.answers:
+            event = worker.answers.pop(index % len(worker.answers))
+            refused = isinstance(event, ClaimEnded) and not event.accepted
+            wanted = worker.holding == Claiming(worker.generation)
+            self.feed(worker, event)
+            if refused and wanted:
+                self._lost(worker)
+
+    # -- units ----------------------------------------------------------------------------------------------------
+
+    def begin_unit(self, worker: Worker, count: int) -> None:
+        if not worker.awake or not isinstance(worker.holding, Running) or worker.claims or worker.unit is not None:
+            return
+        generation = worker.holding.generation
+        if worker.allowed != generation or not self.valid(worker, generation):
+            self._lost(worker)
+            return
+        assert worker.offset is not None
+        worker.unit = Unit(list(range(worker.offset, worker.offset + count)))
+        self.open[worker.name] = worker.unit
+
+    def end_transaction(self, name: str, *, commits: bool) -> None:
+        """The broker ends a transaction; it may be that of a worker which is frozen or dead."""
+        unit = self.open.pop(name, None)
+        if unit is not None:
+            unit.committed = commits
+            if commits:
+                self.log += unit.records
+                self.offset = unit.records[-1] + 1
+
+    def learn(self, worker: Worker, *, fenced: bool = False) -> None:
+        """The worker hears what became of its unit, or finds itself fenced."""
+        unit = worker.unit
+        if not worker.awake or unit is None or unit.committed is None:
+            return
+        worker.unit = None
+        if unit.committed:
+            self._apply(worker, unit)
+        elif fenced or not isinstance(worker.holding, Running):
+            self._lost(worker)
+        else:
+            self.feed(worker, UnitAborted())
+
+    def _apply(self, worker: Worker, unit: Unit) -> None:
+        assert worker.offset is not None
+        worker.rows = worker.rows + unit.records
+        worker.offset += len(unit.records)
+
+    # -- the group ------------------------------------------------------------------------------------------------
+
+    def prepare_join(self, worker: Worker) -> None:
+        """End the unit and part from everything; a stalled engine's commit thread is merely blocked."""
+        self.end_transaction(worker.name, commits=True)
+        worker.allowed = None
+        if not worker.stalled:
+            self._part(worker)
+            worker.joining = True
+
+    def _part(self, worker: Worker) -> None:
+        unit, worker.unit = worker.unit, None
+        if unit is not None and unit.committed:
+            self._apply(worker, unit)
+        self.feed(worker, JoinBegun())
+
+    def rebalance(self, joined: dict[str, Role], unheard: frozenset[str]) -> None:
+        """A new generation of those who ``joined``; the word does not reach the ``unheard``, who join again later."""
+        for name in joined:
+            worker = self.workers[name]
+            if name not in self.members:
+                worker.previous = None
+            self.prepare_join(worker)
+        self.generation += 1
+        self.members = frozenset(joined)
+        self.roles = dict(joined)
+        for name, role in joined.items():
+            if name not in unheard:
+                worker = self.workers[name]
+                worker.inbox.append((Assigned(self.generation, role, worker.previous), self.members))
+                worker.previous = self.generation
+
+    def rejoin_unchanged(self, worker: Worker) -> None:
+        """A member that joins again with nothing new to tell is given the same generation once more."""
+        if worker.awake and worker.name in self.members and worker.previous == self.generation and not worker.inbox:
+            self.prepare_join(worker)
+            word = Assigned(self.generation, self.roles[worker.name], worker.previous)
+            worker.inbox.append((word, self.members))
+
+    def hear(self, worker: Worker) -> None:
+        """The worker takes the group's word."""
+        if not worker.awake or not worker.inbox:
+            return
+        word, present = worker.inbox.pop(0)
+        self._part(worker)
+        worker.joining = False
+        worker.generation = worker.allowed = word.generation
+        worker.present = present
+        self.feed(worker, word)
+
+    def kill(self, name: str) -> None:
+        """The process dies; a transaction that it had open stays open. A new process starts under the name."""
+        self.workers[name] = Worker(name)
+
+    def start(self, worker: Worker) -> None:
+        """A new process fences its predecessor before it joins."""
+        if worker.generation == -1 and worker.unit is None and worker.name in self.open:
+            self.open.pop(worker.name).committed = False
+
+    # -- what must always hold ------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        assert self.log == list(range(self.offset)), "a record was lost, doubled or reordered"
+        serving = [worker for worker in self.workers.values() if self.serves(worker)]
+        assert len(serving) <= 1, "two owners"
+        for worker in self.workers.values():
+            newest = getattr(worker.holding, "generation", None) == self.generation
+            if isinstance(worker.holding, Running | Claiming) and newest:
+                assert self._seen(worker) == self.log, "a committed row is missing"
+            if worker.joining:
+                assert not isinstance(worker.holding, Restoring | Claiming | Running), "kept through a join"
+
+    def serves(self, worker: Worker) -> bool:
+        return worker.holding == Running(self.generation) and worker.name in self.members
+
+    @staticmethod
+    def _seen(worker: Worker) -> list[int]:
+        unlearned = worker.unit.records if worker.unit is not None and worker.unit.committed else []
+        return worker.rows + unlearned
+
+    # -- peace ----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Nothing disturbs any more: everybody joins, everything under way ends."""
+        for worker in self.workers.values():
+            worker.frozen = worker.stalled = False
+            self._drain(worker)
+        host = next(iter(self.workers))
+        roles = {name: Role.HOST if name == host else Role.STANDBY for name in self.workers}
+        self.rebalance(roles, frozenset())
+        for worker in self.workers.values():
+            self._drain(worker)
+        owner = self.workers[host]
+        assert self.serves(owner), f"the host does not come to serve: {owner.holding}"
+        self.begin_unit(owner, 2)
+        self.end_transaction(host, commits=True)
+        self.learn(owner)
+        self.check()
+
+    def _drain(self, worker: Worker) -> None:
+        self.start(worker)
+        for _ in range(30):
+            self.end_transaction(worker.name, commits=True)
+            self.learn(worker)
+            self.hear(worker)
+            self.read_for_restore(worker)
+            self.end_restore(worker)
+            self.claim(worker)
+            self.answer(worker, 0)
+            self.check()
