@@ -7,12 +7,10 @@ from typing import Any
 
 import orjson
 
-from agents.performing import Failed
 from app.engine.announcements import Announcements
 from app.engine.engine import Engine
 from app.engine.watchdog import Watchdog
 from app.handlers import Handler, Session
-from app.protocol.control import WAKE_KEY, Wakeup, encode_wakeup
 from app.protocol.murmur2 import partition_of
 from app.protocol.sessions import Queue
 from app.topics import Names
@@ -26,8 +24,8 @@ class Entry:
     """One task at a server: its place in ``tasks``, its bytes, and what they say.
 
     ``arrival`` numbers it among the waiting tasks of its session; ``saved``: its waiting row exists (or will, with
-    this unit); ``changed``: that row is to be written; ``restored``: it was waiting when the place opened; ``carried``: a
-    suspicion about it is stored.
+    this unit); ``changed``: that row is to be written; ``restored``: it was waiting when the place opened;
+    ``carried``: a suspicion about it is stored.
     """
 
     partition: int
@@ -135,62 +133,8 @@ class ServerContext:
     watchdog: Watchdog
     announcements: Announcements
 
-    def result(
-        self, cell: Cell, entry: Entry, attempts: int, server: int, status: bytes, result: bytes, error: bytes
-    ) -> bytes:
-        """A record of ``results``, assembled from parts that are JSON already."""
-        return (
-            b'{"task":%b%b%b,"status":%b,"result":%b,"error":%b,"server":%d,"worker":%b,"sequence":%d,"attempts":%d,'
-            b'"source":{"partition":%d,"offset":%d}}'
-        ) % (
-            orjson.dumps(entry.task_id),
-            cell.label,
-            orjson.dumps(entry.kind),
-            status,
-            result,
-            error,
-            server,
-            self.worker,
-            cell.sequence,
-            attempts,
-            entry.partition,
-            entry.offset,
-        )
-
-    def failure(self, cell: Cell, entry: Entry, attempts: int, server: int, failed: Failed) -> bytes:
-        error = orjson.dumps({"type": failed.type, "message": failed.message})
-        return self.result(cell, entry, attempts, server, b'"failed"', b"null", error)
-
-    def dead_letter(self, entry: Entry, key: bytes | None, failed: Failed) -> None:
-        self.engine.unit.send(
-            self.names.dead_letters,
-            entry.value,
-            key,
-            partition=0,
-            headers=dead_letter_headers(failed.type, failed.message, self.names.tasks, entry.partition, entry.offset),
-        )
-
-    def wake(self, cell: Cell, entry: Entry, attempt: int, due_ms: int) -> None:
-        """Have the session woken when its retry falls due (L7)."""
-        value = encode_wakeup(Wakeup(cell.tenant, cell.session, entry.arrival, attempt), due_ms)
-        where = self.engine.unit.output(self.names.delay, cell.results_partition)
-        where.append({"key": WAKE_KEY, "value": value})
-
-    @staticmethod
-    def key_in(value: bytes) -> bytes | None:
-        """The key that a record which is no task came with: the router saw it in the bytes, beside ``"tenant":``."""
-        _, found, rest = value.partition(b'"tenant"')
-        key, closed, _ = rest.lstrip(b" :").removeprefix(b'"').partition(b'"')
-        return key if found and closed else None
-
-
-def dead_letter_headers(
-    error: str, message: str, topic: str, partition: int, offset: int
-) -> list[tuple[str, bytes]]:
-    return [
-        ("error", error.encode()),
-        ("message", message.encode(errors="replace")),
-        ("source-topic", topic.encode()),
-        ("source-partition", b"%d" % partition),
-        ("source-offset", b"%d" % offset),
-    ]
+    def largest_record(self, topic: str) -> int | None:
+        """The largest record that a handler may emit to ``topic``; None where it must not, or where there is none."""
+        if topic.startswith(self.names.prefix):
+            return None
+        return self.engine.janitor.largest_record(topic)

@@ -27,11 +27,15 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
+    """The error of the result."""
+
     type: str
     message: str
 
 
 class Again(NamedTuple):
+    """The handler asked for a retry."""
+
     after_ms: int
 
 
@@ -66,14 +70,16 @@ def conclude(handler: Handler, session: Session[Any], result: Any, limit: int) -
         else:
             return Failed("BadResult", f"session.state must stay a dict, it is {type(session.state).__name__}")
         answer = orjson.dumps(result.model_dump(mode="json") if hasattr(result, "model_dump") else result)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a model's own code may fail in any way.
         return Failed("BadResult", f"result or state cannot be written as JSON: {error}"[:MESSAGE_CHARS])
     outbox = session.outbox
     largest = max(len(state), len(answer))
     if outbox is not None:
         largest = max(largest, *(len(value or b"") for _, value, _ in outbox.records), 0)
     if largest > limit:
-        return Failed("TooLarge", f"state, result or record of {largest} bytes; the limit is {limit} (MAX_RECORD_BYTES)")
+        return Failed(
+            "TooLarge", f"state, result or record of {largest} bytes; the limit is {limit} (MAX_RECORD_BYTES)"
+        )
     return Done(answer, state, session)
 
 
@@ -83,13 +89,19 @@ def run_inline(handler: Handler, session: Session[Any], payload: dict[str, Any],
         if handler.typed:
             payload = prepare(handler, session, payload)
         result = handler.function(session, payload)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a handler may fail in any way; the task does, not the worker.
         return failed(error)
     return conclude(handler, session, result, limit)
 
 
 async def run_aside(
-    handler: Handler, session: Session[Any], payload: dict[str, Any], limit: int, *, timeout: float, pool: Executor
+    handler: Handler,
+    session: Session[Any],
+    payload: dict[str, Any],
+    limit: int,
+    *,
+    timeout: float,
+    pool: Executor,
 ) -> Ending:
     """Run an async function as a task, a blocking one in the pool; at most ``timeout`` seconds."""
     started = time.monotonic()
@@ -104,6 +116,6 @@ async def run_aside(
         if time.monotonic() - started < timeout:
             return failed(error)
         return Failed("TaskTimeout", f"{handler.type!r} did not end within {timeout:g} s (TASK_TIMEOUT)")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as in run_inline.
         return failed(error)
     return conclude(handler, session, result, limit)

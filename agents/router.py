@@ -13,7 +13,7 @@ from typing import Any
 import faust
 from faust.types import StreamT
 
-from agents.cells import dead_letter_headers
+from agents.endings import dead_letter_headers
 from app.engine.driver import Delivery
 from app.engine.engine import Engine
 from app.engine.fetch import Batch
@@ -96,7 +96,7 @@ class Router:
         for index in range(batch.start, len(records)):
             message = records[index]
             value = message.value()
-            known = settled(message.key())
+            known = settled(message.key() or b"")
             if (
                 known is not None
                 and value is not None
@@ -191,7 +191,7 @@ class Router:
             message = records[batch.start]
             batch.start += 1
             try:
-                due = decode_due(message.key(), message.value())
+                due = decode_due(message.key() or b"", message.value() or b"")
             except PeerProtocolError as error:
                 log.warning("delay/%d offset %d: %s", self._number, message.offset(), error)
                 self._wakeups.step(Skip(message.offset()))

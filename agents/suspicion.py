@@ -5,7 +5,7 @@ performed, committed, and trusted. Only when hosts keep dying at the same place 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from app.engine.announcements import Announcements
@@ -61,6 +61,8 @@ class Vigilance:
         self._committed = committed
         self._announced: Suspicion | None = None
         self._decision: Decision = Trust()
+        self.performing: Callable[[], int] = lambda: committed
+        """The offset of the record of the stream that is being performed."""
         self._decide(self._takeover(self._found.get(self._key), committed))
 
     def _takeover(self, previous: Suspicion | None, committed: int) -> Decision:
@@ -77,7 +79,11 @@ class Vigilance:
     @property
     def alone(self) -> bool:
         """Is it to be performed and committed on its own?"""
-        return isinstance(self._decision, Condemn) or (self._announced is not None and self._announced.alone)
+        match self._decision:
+            case Announce(suspicion):
+                return suspicion.alone
+            case decision:
+                return isinstance(decision, Condemn)
 
     @property
     def condemns(self) -> bool:
@@ -113,7 +119,12 @@ class Vigilance:
     def _decide(self, decision: Decision) -> None:
         self._decision = decision
         if isinstance(decision, Condemn):
-            log.error("server-%d: the task at offset %d is not run again (%s)", self._server, decision.offset, decision.reason)
+            log.error(
+                "server-%d: the task at offset %d is not run again (%s)",
+                self._server,
+                decision.offset,
+                decision.reason,
+            )
             self._write(self._key, decision.suspicion)
         elif isinstance(decision, Trust):
             self._announced = None
@@ -137,8 +148,10 @@ class Vigilance:
             self._found.pop(key, None), arrival, arrival + 1, died=self._died, max_crashes=self._max_crashes
         )
         match decision:
-            case Condemn(_, reason):
-                self._announcements.write(key, None)
+            case Condemn(_, reason, suspicion):
+                # It goes with the commit of the failure: a host that dies before must not begin to count anew.
+                self._write(key, suspicion)
+                self._waiting[key] = suspicion
                 return reason, _REASONS[reason]
             case Announce(suspicion):
                 self._write(key, suspicion)
@@ -151,7 +164,7 @@ class Vigilance:
         if self._announced is None or not self._announced.crashes:
             return
         key = suspects.waiting_key(self._server, session, arrival)
-        suspicion = Suspicion(arrival, arrival + 1, self._announced.crashes, self._announced.alone)
+        suspicion = suspects.carry(self._announced, arrival)
         self._write(key, suspicion)
         self._waiting[key] = suspicion
 
@@ -163,19 +176,22 @@ class Vigilance:
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
-    def timed_out(self, offset: int) -> None:
-        """The record at ``offset`` does not return: this worker is about to end itself."""
-        self._write(self._key, suspects.timed_out(self._announced, self._committed, offset))
+    def timed_out(self, session: bytes, arrival: int) -> None:
+        """A handler in line does not return: this worker is about to end itself. In the watchdog's thread.
 
-    def timed_out_waiting(self, session: bytes, arrival: int) -> None:
-        key = suspects.waiting_key(self._server, session, arrival)
-        self._write(key, suspects.timed_out(self._waiting.get(key), arrival, arrival))
+        ``arrival`` is that of the waiting task, or 0 for the record of the stream that is being performed.
+        """
+        if arrival:
+            key = suspects.waiting_key(self._server, session, arrival)
+            self._write(key, suspects.timed_out(self._waiting.get(key), arrival, arrival))
+        else:
+            self._write(self._key, suspects.timed_out(self._announced, self._committed, self.performing()))
 
     def withdraw(self) -> None:
         """The server is given up without a death: what was announced is no evidence any more."""
         standing = dict(self._waiting)
-        if self._announced is not None:
-            standing[self._key] = self._announced
+        if isinstance(self._decision, Announce):
+            standing[self._key] = self._decision.suspicion
         self._waiting.clear()
         try:
             for key, suspicion in standing.items():

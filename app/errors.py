@@ -77,9 +77,7 @@ class FencedError(HoldfastError):
         self.theirs = theirs
 
     def __str__(self) -> str:
-        return (
-            f"{self.resource} was taken over ({self.theirs}, ours was {self.ours}): leave it to its new owner"
-        )
+        return f"{self.resource} was taken over ({self.theirs}, ours was {self.ours}): leave it to its new owner"
 
 
 class ProtocolError(HoldfastError):

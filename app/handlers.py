@@ -18,14 +18,16 @@ import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import orjson
 from pydantic import BaseModel
 
 from app.errors import ConfigurationError
+from app.records import valid_name
 
 State = TypeVar("State")
+Model: TypeAlias = type[BaseModel]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -45,10 +47,10 @@ class UnknownTopic(Exception):  # noqa: N818  # its name is what the result's er
 class Outbox:
     """What a run of a handler wants to send; it goes out only if the run takes effect.
 
-    ``tasks`` are (tenant, session, type, payload), ``records`` are (topic, value, key).
+    ``tasks`` are (tenant, the task in JSON), ``records`` are (topic, value, key).
     """
 
-    tasks: list[tuple[str, str, str, dict[str, Any]]] = field(default_factory=list)
+    tasks: list[tuple[bytes, bytes]] = field(default_factory=list)
     records: list[tuple[str, bytes | None, bytes | None]] = field(default_factory=list)
 
 
@@ -76,8 +78,17 @@ class Session(Generic[State]):
         self.ended = False
 
     def send(self, session_id: str, type: str, payload: dict[str, Any], tenant: str | None = None) -> None:  # noqa: A002
-        """Send a task, by default to a session of the same tenant, in the transaction of this one."""
-        self._outbox().tasks.append((tenant or self.tenant, session_id, type, payload))
+        """Send a task, by default to a session of the same tenant, in the transaction of this one.
+
+        Raises ValueError for what is no name, TypeError for a payload that is no dict or no JSON.
+        """
+        to = self.tenant if tenant is None else tenant
+        if not (valid_name(to) and valid_name(session_id) and type):
+            raise ValueError("send: a tenant or session is 1 to 200 characters without control characters")
+        if payload.__class__ is not dict:
+            raise TypeError(f"send: the payload must be a dict, it is {payload.__class__.__name__}")
+        task = orjson.dumps({"tenant": to, "session": session_id, "type": type, "payload": payload})
+        self._outbox().tasks.append((to.encode(), task))
 
     def emit(self, topic: str, value: Any, key: str | bytes | None = None) -> None:
         """Write a record to an existing topic of your own, in the transaction of this task.
@@ -106,15 +117,17 @@ class Handler:
     function: Callable[..., Any]
     blocking: bool
     asynchronous: bool
-    state_model: type[BaseModel] | None
-    payload_model: type[BaseModel] | None
+    state_model: "Model | None"
+    payload_model: "Model | None"
 
     @property
     def inline(self) -> bool:
+        """Does it run in the worker's main thread?"""
         return not (self.blocking or self.asynchronous)
 
     @property
     def typed(self) -> bool:
+        """Does it ask for models?"""
         return self.state_model is not None or self.payload_model is not None
 
 
@@ -144,7 +157,7 @@ def handler(type: str, *, blocking: bool = False) -> Callable[[Function], Functi
     return register
 
 
-def _models(function: Callable[..., Any]) -> tuple[type[BaseModel] | None, type[BaseModel] | None]:
+def _models(function: Callable[..., Any]) -> tuple[Model | None, Model | None]:
     hints = typing.get_type_hints(function)
     hints.pop("return", None)
     parameters = [hints.get(name) for name in inspect.signature(function).parameters]
@@ -155,7 +168,7 @@ def _models(function: Callable[..., Any]) -> tuple[type[BaseModel] | None, type[
     return _model(inner[0] if inner else None), _model(payload)
 
 
-def _model(hint: Any) -> type[BaseModel] | None:
+def _model(hint: Any) -> Model | None:
     return hint if isinstance(hint, type) and issubclass(hint, BaseModel) else None
 
 

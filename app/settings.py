@@ -79,9 +79,7 @@ def _storage_default(data: dict[str, Any]) -> str:
 
 
 _Number = BeforeValidator(_no_bool)
-_Seconds = Annotated[
-    float, _Number, Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0")
-]
+_Seconds = Annotated[float, _Number, Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0")]
 _SecondsOrZero = Annotated[
     float, _Number, Field(ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")
 ]
@@ -99,9 +97,7 @@ class Settings(BaseSettings):
     environment, so that a test or a child process gets exactly what it was given.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     bootstrap: Annotated[
         str,
@@ -123,15 +119,13 @@ class Settings(BaseSettings):
         BeforeValidator(_split),
         Field(min_length=1, description="names of Python modules, separated by commas"),
     ] = ("app.samples",)
-    state_dir: Annotated[
-        Path, AfterValidator(Path.expanduser), Field(description="the path of a directory")
-    ] = Path(".holdfast")
-    store: Annotated[
-        Literal["memory", "rocksdb"], BeforeValidator(_lower), Field(description="memory or rocksdb")
-    ] = "memory"
-    standby_replicas: Annotated[
-        int, _Number, Field(ge=0, le=100, description="a whole number from 0 to 100")
-    ] = 1
+    state_dir: Annotated[Path, AfterValidator(Path.expanduser), Field(description="the path of a directory")] = Path(
+        ".holdfast"
+    )
+    store: Annotated[Literal["memory", "rocksdb"], BeforeValidator(_lower), Field(description="memory or rocksdb")] = (
+        "memory"
+    )
+    standby_replicas: Annotated[int, _Number, Field(ge=0, le=100, description="a whole number from 0 to 100")] = 1
     commit_interval: Annotated[
         float, _Number, Field(ge=0.001, le=10, description="a number of seconds from 0.001 to 10")
     ] = 0.1
@@ -164,12 +158,10 @@ class Settings(BaseSettings):
     replication_factor: Annotated[
         _Replicas | None, Field(description="a whole number from 1 to the number of brokers")
     ] = None
-    min_insync: Annotated[
-        _Replicas | None, Field(description="a whole number from 1 to the replication factor")
-    ] = None
-    host: Annotated[
-        str, Field(min_length=1, description="an address of this machine, for example 127.0.0.1")
-    ] = "127.0.0.1"
+    min_insync: Annotated[_Replicas | None, Field(description="a whole number from 1 to the replication factor")] = None
+    host: Annotated[str, Field(min_length=1, description="an address of this machine, for example 127.0.0.1")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, _Number, Field(ge=0, le=65_535, description="a port from 0 (any) to 65535")] = 0
     advertised_url: Annotated[
         str,
@@ -183,9 +175,7 @@ class Settings(BaseSettings):
         Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://\S+$", description="a URL, for example s3://bucket/files"),
         Field(default_factory=_storage_default),
     ]
-    max_upload_bytes: Annotated[int, _Number, Field(ge=1, description="a number of bytes, 1 or more")] = (
-        10 * 1024**3
-    )
+    max_upload_bytes: Annotated[int, _Number, Field(ge=1, description="a number of bytes, 1 or more")] = 10 * 1024**3
     upload_expires: _Seconds = 86_400.0
     lease: _Seconds = 10.0
     progress_interval: _Seconds = 1.0
@@ -194,9 +184,7 @@ class Settings(BaseSettings):
         BeforeValidator(_lower),
         Field(description="debug, info, warning, error or critical"),
     ] = "info"
-    log_format: Annotated[
-        Literal["text", "json"], BeforeValidator(_lower), Field(description="text or json")
-    ] = "text"
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower), Field(description="text or json")] = "text"
     security_protocol: Annotated[
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"],
         BeforeValidator(_upper),
@@ -230,9 +218,7 @@ class Settings(BaseSettings):
     def _replicas_suffice(self) -> Self:
         factor, in_sync = self.replication_factor, self.min_insync
         if factor is not None and in_sync is not None and in_sync > factor:
-            raise ValueError(
-                f"{ENV_PREFIX}MIN_INSYNC={in_sync}: use at most {factor}, the value of REPLICATION_FACTOR"
-            )
+            raise ValueError(f"{ENV_PREFIX}MIN_INSYNC={in_sync}: use at most {factor}, the value of REPLICATION_FACTOR")
         return self
 
     @model_validator(mode="after")

@@ -31,11 +31,11 @@ _T = TypeVar("_T")
 
 _NO_ANSWER = frozenset(
     {
-        KafkaError._TRANSPORT,  # noqa: SLF001 - the public names of librdkafka's own codes begin so.
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-        KafkaError._RESOLVE,  # noqa: SLF001
-        KafkaError._TIMED_OUT,  # noqa: SLF001
-        KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
         KafkaError.REQUEST_TIMED_OUT,
     }
 )
@@ -238,9 +238,7 @@ def delete(admin: AdminClient, settings: Settings, *, timeout_s: float = READY_T
         gone = admin.delete_consumer_groups(groups, request_timeout=REQUEST_TIMEOUT_S)
         _settle(gone, settings, "delete the group", harmless=KafkaError.GROUP_ID_NOT_FOUND)
     if topics:
-        removed = admin.delete_topics(
-            topics, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S
-        )
+        removed = admin.delete_topics(topics, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S)
         _settle(removed, settings, "delete the topic", harmless=KafkaError.UNKNOWN_TOPIC_OR_PART)
         _wait_until_empty(left, deadline, "not deleted yet")
     return [*topics, *groups]
@@ -262,9 +260,7 @@ def _create(admin: AdminClient, settings: Settings, missing: Iterable[TopicSpec]
         )
         for spec in missing
     ]
-    created = admin.create_topics(
-        topics, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S
-    )
+    created = admin.create_topics(topics, operation_timeout=REQUEST_TIMEOUT_S, request_timeout=REQUEST_TIMEOUT_S)
     _settle(created, settings, "create the topic", harmless=KafkaError.TOPIC_ALREADY_EXISTS)
 
 

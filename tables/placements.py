@@ -13,6 +13,8 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Placement:
+    """Where a tenant lives, and how often it has moved."""
+
     home: int
     epoch: int
 

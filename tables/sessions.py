@@ -40,7 +40,7 @@ def decode(row: bytes) -> SessionRow:
         raise ValueError("a session row of another version")
     return SessionRow(
         sequence=fields["n"],
-        origins={partition: offset for partition, offset in fields["o"]},
+        origins=dict(fields["o"]),
         state=state[:-1],
         changed_at=fields["at"],
     )

@@ -58,9 +58,7 @@ def of_the_cluster(settings: Settings) -> Iterator[Finding]:
     yield _handlers(settings)
     yield _embedded(settings)
     if not settings.bootstrap:
-        yield Finding(
-            "broker", True, "no HOLDFAST_BOOTSTRAP: `up` and `demo` start a broker, other commands need it"
-        )
+        yield Finding("broker", True, "no HOLDFAST_BOOTSTRAP: `up` and `demo` start a broker, other commands need it")
         return
     broker = _broker(settings)
     yield broker
@@ -88,12 +86,8 @@ def _state_directory(settings: Settings) -> Finding:
     there = next(path for path in (directory, *directory.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "is no directory" if not there.is_dir() else "cannot be written"
-        return Finding(
-            "state directory", False, f"{there} {what}", "mend that, or set HOLDFAST_STATE_DIR to another"
-        )
-    return Finding(
-        "state directory", True, f"{directory}, {shutil.disk_usage(there).free / 2**30:.1f} GiB free"
-    )
+        return Finding("state directory", False, f"{there} {what}", "mend that, or set HOLDFAST_STATE_DIR to another")
+    return Finding("state directory", True, f"{directory}, {shutil.disk_usage(there).free / 2**30:.1f} GiB free")
 
 
 def _handlers(settings: Settings) -> Finding:
@@ -132,9 +126,7 @@ def _broker(settings: Settings) -> Finding:
         admin = topics.connect(settings)
         brokers = _asked(settings, lambda: admin.list_topics(timeout=CONNECT_TIMEOUT_S)).brokers
     except HoldfastError as error:
-        return Finding(
-            "broker", False, str(error), "start it, or mend HOLDFAST_BOOTSTRAP and the security settings"
-        )
+        return Finding("broker", False, str(error), "start it, or mend HOLDFAST_BOOTSTRAP and the security settings")
     version = _version(admin, str(min(brokers)))
     cluster = admin.cluster_id(CONNECT_TIMEOUT_S)
     message = f"{len(brokers)} at {settings.bootstrap}, Kafka {version}, cluster {cluster}"

@@ -77,9 +77,7 @@ def list_(shell: Shell, errors: Sequence[str], since: datetime | None, offsets: 
 
 
 @dead_letters.command(
-    epilog=example(
-        "holdfast dead-letters replay --error TaskTimeout --since 2h", "holdfast dead-letters replay --all"
-    )
+    epilog=example("holdfast dead-letters replay --error TaskTimeout --since 2h", "holdfast dead-letters replay --all")
 )
 @click.option("--error", "errors", multiple=True, metavar="NAME", help="Only this error; may be repeated.")
 @click.option("--since", type=Moment(), help="Only from this time on: 15m, 2h, or 2026-11-21T10:00:00.")
@@ -87,9 +85,7 @@ def list_(shell: Shell, errors: Sequence[str], since: datetime | None, offsets: 
 @click.option("--all", "every", is_flag=True, help="Every dead letter there is.")
 @common
 @click.pass_obj
-def replay(
-    shell: Shell, errors: Sequence[str], since: datetime | None, offsets: Sequence[int], every: bool
-) -> None:
+def replay(shell: Shell, errors: Sequence[str], since: datetime | None, offsets: Sequence[int], every: bool) -> None:
     """Send the original bytes with the original key to `tasks`; each is a new task.
 
     Letters stay where they are: a second replay sends them a second time.

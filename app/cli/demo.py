@@ -39,9 +39,7 @@ def demo(shell: Shell, seconds: float, state_dir: Path | None) -> int:
     and in order.
     """
     with ExitStack() as stack:
-        directory = state_dir or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-demo-"))
-        )
+        directory = state_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-demo-")))
         settings = shell.settings(state_dir=directory)
         if state_dir is not None or settings.bootstrap:
             # What is there of earlier runs is not this run's account.

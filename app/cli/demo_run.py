@@ -152,9 +152,7 @@ class Demo:
             progress=progress,
         )
         if account.sent != traffic.acknowledged:
-            self._problems.append(
-                f"{traffic.acknowledged} tasks were confirmed, {account.sent} are in the topic"
-            )
+            self._problems.append(f"{traffic.acknowledged} tasks were confirmed, {account.sent} are in the topic")
         return account
 
     def _until(self, seconds: float, traffic: Traffic, watch: Watch, phase: str) -> None:

@@ -93,12 +93,12 @@ class Lines(_Plain):
 
     def event(self, text: str, **_fields: object) -> None:
         """Tell that something happened."""
-        print(f"{self._seconds():6.1f} s  {text}", flush=True)
+        _tell(f"{self._seconds():6.1f} s  {text}")
 
     def update(self, now: Snapshot) -> None:
         """Tell how far it is."""
         if self._due(now, _LINE_EVERY_S):
-            print(f"{self._seconds():6.1f} s  {now.phase}: {_counts(now)}", flush=True)
+            _tell(f"{self._seconds():6.1f} s  {now.phase}: {_counts(now)}")
 
 
 class JsonLines(_Plain):
@@ -106,13 +106,13 @@ class JsonLines(_Plain):
 
     def event(self, text: str, **fields: object) -> None:
         """Tell that something happened."""
-        print(json.dumps({"at_s": self._seconds(), "event": text, **fields}), flush=True)
+        _tell(json.dumps({"at_s": self._seconds(), "event": text, **fields}))
 
     def update(self, now: Snapshot) -> None:
         """Tell how far it is."""
         if self._due(now, 1.0):
             fields = {"phase": now.phase, "sent": now.sent, "performed": now.performed, "failed": now.failed}
-            print(json.dumps({"at_s": self._seconds(), **fields}), flush=True)
+            _tell(json.dumps({"at_s": self._seconds(), **fields}))
 
 
 class Screen(_Plain):
@@ -140,6 +140,12 @@ class Screen(_Plain):
         self._live.update(_panel(now))
 
 
+def _tell(line: str) -> None:
+    # In one piece: events come from several threads.
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def _counts(now: Snapshot) -> str:
     under_way = max(0, now.sent - now.performed - now.failed)
     return f"{now.sent:,} sent, {now.performed:,} performed, {now.failed:,} failed, {under_way:,} under way"
@@ -152,4 +158,5 @@ def _panel(now: Snapshot) -> RenderableType:
         servers = " ".join(map(str, worker.servers))
         table.add_row(worker.name, str(worker.pid), Text(worker.state, style), servers, f"{worker.results:,}")
     bar = ProgressBar(total=1.0, completed=min(1.0, now.done), width=60)
-    return Group(Text(f"{now.phase}: {_counts(now)}", "bold"), bar, table)
+    head = Text(f"{now.phase}: {_counts(now)}", "bold")
+    return Group(head, bar, table) if now.workers else Group(head, bar)

@@ -28,17 +28,14 @@ def ask(settings: Settings, path: str) -> dict[str, Any]:
         HoldfastError: the answer is an error; its message.
     """
     failure = UnavailableError(
-        f"no worker is in the group {settings.namespace}.workers: "
-        "start one with `holdfast up` or `holdfast worker`",
+        f"no worker is in the group {settings.namespace}.workers: start one with `holdfast up` or `holdfast worker`",
         retry_after_s=5,
     )
     for worker in find_workers(settings):
         try:
             return _get(f"{worker.url}{path}", settings)
         except UnavailableError as error:
-            failure = UnavailableError(
-                f"worker {worker.name}: {error.reason}", retry_after_s=error.retry_after_s
-            )
+            failure = UnavailableError(f"worker {worker.name}: {error.reason}", retry_after_s=error.retry_after_s)
     raise failure
 
 
@@ -56,9 +53,7 @@ def _get(url: str, settings: Settings) -> dict[str, Any]:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise UnavailableError(f"{url} does not answer ({reason})", retry_after_s=1) from None
     if not isinstance(answered, dict):
-        raise HoldfastError(
-            f"{url} answers something else than a worker would: is HOLDFAST_ADVERTISED_URL right?"
-        )
+        raise HoldfastError(f"{url} answers something else than a worker would: is HOLDFAST_ADVERTISED_URL right?")
     return answered
 
 

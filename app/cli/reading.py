@@ -80,14 +80,12 @@ def _is_end(message: Message, settings: Settings, topic: str) -> bool:
     error = message.error()
     if error is None:
         return False
-    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - a public name of librdkafka.
+    if error.code() == KafkaError._PARTITION_EOF:
         return True
     raise translate(error, settings, f"read {topic}")
 
 
-def _starts_at(
-    consumer: Consumer, topic: str, settings: Settings, since: datetime, ends: list[int]
-) -> list[int]:
+def _starts_at(consumer: Consumer, topic: str, settings: Settings, since: datetime, ends: list[int]) -> list[int]:
     wanted = [TopicPartition(topic, number, int(since.timestamp() * 1000)) for number in range(len(ends))]
     try:
         found = consumer.offsets_for_times(wanted, timeout=CONNECT_TIMEOUT_S)

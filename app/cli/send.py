@@ -37,9 +37,7 @@ _UNDER_WAY_MAX: Final = 10_000
 @click.option("--id", "task_id", help="The task's id; default: partition/offset.")
 @click.option("--server", type=int, help="The server that the session is believed to live on.")
 @click.option("--wait", is_flag=True, help="Print results; exit code 1 if one is a failure.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds for --wait."
-)
+@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds for --wait.")
 @common
 @click.pass_obj
 def send(
@@ -113,9 +111,7 @@ def _send_file(shell: Shell, path: Path, wait_s: float | None) -> int:
     total = None if str(path) == "-" else sum(1 for _ in _read(path))
     with shell.progress() as progress:
         bar = progress.add_task("results" if wait_s is not None else "sent", total=total)
-        return _run(
-            shell, _read(path), wait_s, lambda count: progress.update(bar, advance=count), summary=True
-        )
+        return _run(shell, _read(path), wait_s, lambda count: progress.update(bar, advance=count), summary=True)
 
 
 def _run(

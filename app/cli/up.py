@@ -1,6 +1,7 @@
 """`holdfast up`: a whole cluster from one command."""
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -105,12 +106,13 @@ class _Stop:
     """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        # A pipe: an Event's lock may be held by the very thread that the signal interrupts.
+        self._asked, self._ask = os.pipe()
         self._waiting = False
         self._stopping = False
 
     def handle(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked.set()
+        os.write(self._ask, b"!")
         if not self._waiting and not self._stopping:
             self._stopping = True
             raise KeyboardInterrupt
@@ -120,10 +122,14 @@ class _Stop:
         self._waiting = True
 
     def wait(self) -> None:
-        self._asked.wait()
+        os.read(self._asked, 1)
 
     def stopping(self) -> None:
         self._stopping = True
+
+    def close(self) -> None:
+        os.close(self._asked)
+        os.close(self._ask)
 
 
 @contextmanager
@@ -135,3 +141,4 @@ def _signals() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        stop.close()

@@ -15,9 +15,7 @@ from app.web.server import WebServer
 
 
 @click.command(epilog=example("holdfast worker --name w1 --bootstrap localhost:9092 --port 8080"))
-@click.option(
-    "--name", required=True, help="Stable, and one worker's alone: letters, digits, '.', '_' and '-'."
-)
+@click.option("--name", required=True, help="Stable, and one worker's alone: letters, digits, '.', '_' and '-'.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="For HTTP; 0 takes a free one.")
 @click.option("--ready-fd", type=int, hidden=True, help="Write a line to this descriptor when it serves.")
 @click.option("--lifeline-fd", type=int, hidden=True, help="End when this pipe is closed.")
@@ -32,9 +30,7 @@ def worker(shell: Shell, name: str, port: int | None, ready_fd: int | None, life
     # Only this command pays for loading the engine.
     from app.worker import run
 
-    return run(
-        settings, name, serve=lambda view: WebServer(view, settings), ready=_report(shell, name, ready_fd)
-    )
+    return run(settings, name, serve=lambda view: WebServer(view, settings), ready=_report(shell, name, ready_fd))
 
 
 def _report(shell: Shell, name: str, ready_fd: int | None) -> Callable[[str], None]:

@@ -121,9 +121,7 @@ class WorkerProcess:
         if state == "starting":
             raise HoldfastError(f"worker {self.name} is not ready after {timeout:g} s: {self.last_words()}")
         if state != "ready":
-            raise HoldfastError(
-                f"worker {self.name} ended with {_spelled(self.process.poll())}: {self.last_words()}"
-            )
+            raise HoldfastError(f"worker {self.name} ended with {_spelled(self.process.poll())}: {self.last_words()}")
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process; nothing happens if it has ended."""

@@ -71,9 +71,7 @@ def _workers(group: Any) -> list[Worker]:
             # Somebody else has joined the group, or a worker has not yet said who it is.
             continue
         hosted = _hosted(member.assignment or b"", data.name)
-        worker = Worker(
-            data.name, data.url, data.incarnation, _numbers(hosted, "router"), _numbers(hosted, "server")
-        )
+        worker = Worker(data.name, data.url, data.incarnation, _numbers(hosted, "router"), _numbers(hosted, "server"))
         known = workers.get(data.name)
         if known is None or known.incarnation < worker.incarnation:
             workers[data.name] = worker

@@ -14,10 +14,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 
 _NO_ANSWER: Final = frozenset(
     {
-        KafkaError._TRANSPORT,  # noqa: SLF001 - the public names of librdkafka's own codes begin so.
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-        KafkaError._RESOLVE,  # noqa: SLF001
-        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
         KafkaError._MSG_TIMED_OUT,  # noqa: SLF001
         KafkaError.REQUEST_TIMED_OUT,
     }

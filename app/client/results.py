@@ -184,6 +184,4 @@ def _resolve(futures: Sequence["Future[Result]"], value: bytes) -> None:
             try:
                 future.set_result(Result.model_validate_json(value))
             except ValidationError as error:
-                future.set_exception(
-                    UnavailableError(f"a result cannot be read: {error.title}", retry_after_s=0)
-                )
+                future.set_exception(UnavailableError(f"a result cannot be read: {error.title}", retry_after_s=0))

@@ -73,9 +73,7 @@ class Client:
         send_timeout: float = SEND_TIMEOUT_S,
         **more: object,
     ) -> None:
-        self._settings = (
-            settings or load(None, {"bootstrap": bootstrap or None, "namespace": namespace, **more})[0]
-        )
+        self._settings = settings or load(None, {"bootstrap": bootstrap or None, "namespace": namespace, **more})[0]
         self._topic = Names(self._settings.namespace).tasks
         self._send_timeout = send_timeout
         self._closing = threading.Event()
@@ -151,9 +149,7 @@ class Client:
         waiting: deque[Future[Sent]] = deque()
         for task in tasks:
             waiting.append(
-                self.send_nowait(
-                    task.tenant, task.session, task.type, task.payload, server=task.server, id=task.id
-                )
+                self.send_nowait(task.tenant, task.session, task.type, task.payload, server=task.server, id=task.id)
             )
             while waiting and (waiting[0].done() or len(waiting) >= _IN_FLIGHT):
                 yield waiting.popleft().result()
@@ -263,9 +259,7 @@ def encode_task(
     names: dict[str, object] = {"tenant": tenant, "session": session}
     for field, name in names.items():
         if not isinstance(name, str) or not valid_name(name):
-            raise ValueError(
-                f"{field} {name!r} is no name: use 1 to 200 characters without control characters"
-            )
+            raise ValueError(f"{field} {name!r} is no name: use 1 to 200 characters without control characters")
     record = {
         "id": task_id,
         "tenant": tenant,

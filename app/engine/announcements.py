@@ -1,4 +1,4 @@
-"""The topic ``suspects``: what is written outside the unit of work, because it must outlive the worker that writes it."""
+"""The topic ``suspects``: what is written outside the unit of work, because it must outlive its writer."""
 
 import logging
 import threading
@@ -32,9 +32,7 @@ class Announcements:
             if self._producer is None:
                 self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
             answers: list[KafkaError | None] = []
-            self._producer.produce(
-                self._topic, value, key, 0, on_delivery=lambda error, message: answers.append(error)
-            )
+            self._producer.produce(self._topic, value, key, 0, on_delivery=lambda error, message: answers.append(error))
             deadline = None if timeout is None else time.monotonic() + timeout
             while not answers:
                 self._producer.poll(0.1)
@@ -48,7 +46,12 @@ class Announcements:
     def read(self) -> dict[bytes, bytes]:
         """All announcements that stand now."""
         consumer = Consumer(
-            {**self._config, "group.id": f"{self._topic}-reader", "enable.auto.commit": False, "enable.partition.eof": True}
+            {
+                **self._config,
+                "group.id": f"{self._topic}-reader",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
         )
         found: dict[bytes, bytes] = {}
         try:
@@ -56,11 +59,14 @@ class Announcements:
             while True:
                 for message in consumer.consume(1, 0.1):
                     error = message.error()
-                    if error is None:
-                        if message.value() is None:
-                            found.pop(message.key(), None)
+                    key, value = message.key(), message.value()
+                    if error is None and key is not None:
+                        if value is None:
+                            found.pop(key, None)
                         else:
-                            found[message.key()] = message.value()
+                            found[key] = value
+                    elif error is None:
+                        log.warning("%s: a record without a key is passed over", self._topic)
                     elif error.code() == KafkaError._PARTITION_EOF:
                         return found
                     elif error.fatal():

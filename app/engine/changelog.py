@@ -10,9 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from app.engine.crashpoints import passing
 from app.engine.offsets import Partition
@@ -53,7 +53,12 @@ class Changelog(threading.Thread):
     """
 
     def __init__(
-        self, config: Mapping[str, Any], group: str, *, failed: Callable[[BaseException], None], max_record_bytes: int
+        self,
+        config: Mapping[str, Any],
+        group: str,
+        *,
+        failed: Callable[[BaseException], None],
+        max_record_bytes: int,
     ) -> None:
         super().__init__(name="changelog", daemon=True)
         self._consumer = Consumer(
@@ -124,7 +129,7 @@ class Changelog(threading.Thread):
         try:
             while self._turn():
                 pass
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the worker ends with it.
             self._failed(error)
         finally:
             self._consumer.close()
@@ -181,7 +186,7 @@ class Changelog(threading.Thread):
         ends: dict[Partition, int] = {}
         last: Partition | None = None
         rows: list[tuple[bytes, bytes | None]] = []
-        for message in messages:
+        for message in cast("list[Any]", messages):
             where = (message.topic(), message.partition())
             if message.error() is not None:
                 self._event(where, message, ends)
@@ -194,7 +199,7 @@ class Changelog(threading.Thread):
         for where, position in ends.items():
             self._apply(where, found.get(where, []), position)
 
-    def _event(self, where: Partition, message: Message, ends: dict[Partition, int]) -> None:
+    def _event(self, where: Partition, message: Any, ends: dict[Partition, int]) -> None:
         error = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
             ends[where] = message.offset()

@@ -39,13 +39,13 @@ class Delivery:
         """Let the resident of the batch's place handle it; an error ends the worker, it never skips a record."""
         try:
             self._resident.perform(self._batch, self._until)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the engine raises it again.
             self.done.set_exception(error)
         else:
             self.done.set_result(None)
 
 
-class EngineConsumer(Consumer):  # type: ignore[misc]  # Faust has no types for its drivers
+class EngineConsumer(Consumer):
     """What Faust takes for its consumer: it only passes batches on."""
 
     logger = get_logger("faust.driver")
@@ -61,7 +61,7 @@ class EngineConsumer(Consumer):  # type: ignore[misc]  # Faust has no types for 
         offset = batch.records[0].offset()
         tp = TP(batch.topic, batch.partition)
         message = ConsumerMessage(
-            batch.topic, batch.partition, offset, 0.0, 0, (), None, cast(bytes, delivery), None, tp=tp
+            batch.topic, batch.partition, offset, 0.0, 0, [], None, cast("bytes", delivery), None, tp=tp
         )
         message.generation_id = self.app.consumer_generation_id  # else the stream passes it over
         await self.callback(message)
@@ -118,7 +118,7 @@ class EngineConsumer(Consumer):  # type: ignore[misc]  # Faust has no types for 
     highwater = key_partition = _new_topicpartition = _to_message = _not_here
 
 
-class EngineProducer(Producer):  # type: ignore[misc]
+class EngineProducer(Producer):
     """What Faust takes for its producer. Agents write through the unit of work; nothing goes around it."""
 
     logger = get_logger("faust.driver")
@@ -132,7 +132,7 @@ class EngineProducer(Producer):  # type: ignore[misc]
         raise LocalProtocolError("the engine chooses partitions")
 
 
-class Transport(base.Transport):  # type: ignore[misc]
+class Transport(base.Transport):
     """Registered as ``holdfast://``."""
 
     Consumer: ClassVar[type[EngineConsumer]] = EngineConsumer
@@ -140,7 +140,7 @@ class Transport(base.Transport):  # type: ignore[misc]
     driver_version = "holdfast"
 
 
-class EngineTables(TableManager):  # type: ignore[misc]
+class EngineTables(TableManager):
     """Tells Faust that its tables need no recovery: rows are restored before a place opens."""
 
     logger = get_logger("faust.driver")

@@ -9,9 +9,9 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from app.engine.offsets import Partition
 
@@ -27,6 +27,18 @@ WAIT_S = 0.05
 """How long one wait for records lasts: it bounds how late a new assignment is taken up."""
 
 
+class Record(Protocol):
+    """A fetched record: librdkafka's message, of which only these are used. Its values are read when asked for."""
+
+    def key(self) -> bytes | None: ...
+
+    def value(self) -> bytes | None: ...
+
+    def offset(self) -> int: ...
+
+    def headers(self) -> list[tuple[str, bytes]] | None: ...
+
+
 @dataclass(slots=True)
 class Batch:
     """Consecutive records of one partition.
@@ -36,13 +48,15 @@ class Batch:
 
     topic: str
     partition: int
-    records: list[Message]
+    records: list[Record]
     next_offset: int
     start: int = 0
 
 
 @dataclass(slots=True)
 class Chunk:
+    """Batches of one fetch, and the epoch of the assignment that it belongs to."""
+
     epoch: int
     batches: list[Batch]
 
@@ -125,7 +139,7 @@ class Fetcher(threading.Thread):
     def run(self) -> None:
         try:
             self._run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the worker ends with it.
             self._failed(error)
         finally:
             self._consumer.close()
@@ -160,13 +174,14 @@ class Fetcher(threading.Thread):
         if not messages:
             return []
         messages += self._consumer.consume(CHUNK_RECORDS - 1, 0)
-        batches: dict[Partition, list[Message]] = {}
+        batches: dict[Partition, list[Record]] = {}
         last: Partition | None = None
-        records: list[Message] = []
-        for message in messages:
+        records: list[Record] = []
+        for message in cast("list[Any]", messages):
             where = (message.topic(), message.partition())
-            if message.error() is not None:
-                self._complain(where, message.error())
+            error = message.error()
+            if error is not None:
+                self._complain(where, error)
                 continue
             if where != last:
                 records = batches.setdefault(where, [])

@@ -1,4 +1,4 @@
-"""The flow of records through the open unit of work: from fetched batches to a sealed unit, and back after its answer."""
+"""The flow of records through the open unit: from fetched batches to a sealed unit, and back after its answer."""
 
 import asyncio
 import logging
@@ -67,6 +67,7 @@ class Flow:
         self._epoch = 0
         self._unit_number = 0
         self._hurried = False
+        self._alone = False
         self.fetcher = Fetcher(
             options.kafka,
             options.group,
@@ -81,6 +82,8 @@ class Flow:
     @property
     def may_work(self) -> bool:
         """Is there something to hand over, and room for it in the unit?"""
+        if self._alone and self.in_flight is not None:
+            return False
         return bool(self._backlog) and not (self.unit.full or self._hurried)
 
     async def work(self, interrupted: Callable[[], bool]) -> None:
@@ -122,8 +125,8 @@ class Flow:
         """Retention removed records that nobody had read: losing them silently is not for us to decide."""
         if where in self._positions:
             raise HoldfastError(
-                f"{where[0]}/{where[1]}: records from offset {self._positions[where]} on were deleted by retention before "
-                "they were read: raise the topic's retention.ms, and reset the group's offset there to go on without them"
+                f"{where[0]}/{where[1]}: retention deleted records from offset {self._positions[where]} on before they "
+                "were read: raise retention.ms, and reset the group's offset there to go on without them"
             )
 
     def fetch(self) -> None:
@@ -147,10 +150,16 @@ class Flow:
 
     # -- out --------------------------------------------------------------------------------------------------
 
-    def hurry(self) -> None:
-        """Seal the unit at once, before anything else is added to it."""
+    def hurry(self, *, alone: bool = False) -> None:
+        """Seal the unit at once, before anything else is added to it; ``alone``: and wait until it is committed."""
         self.unit.deadline = 0.0
-        self._hurried = True
+        self._hurried = self.touched
+        self._alone = self._alone or alone
+
+    @property
+    def quiet(self) -> bool:
+        """Is everything that was begun committed?"""
+        return self.in_flight is None and not self.touched
 
     @property
     def touched(self) -> bool:
@@ -240,6 +249,7 @@ class Flow:
         if submission is not self.in_flight:
             return  # given up when a new generation began: the commit thread had refused it
         self.in_flight = None
+        self._alone = False
         if submission.answer is not Answer.COMMITTED:
             self._not_committed(submission)
             return
@@ -252,7 +262,7 @@ class Flow:
     def forget(self) -> None:
         """Nothing that is not committed has happened."""
         self.unit = Unit(self._options.commit_interval)
-        self._hurried = False
+        self._hurried = self._alone = False
         self._positions = {}
         self._backlog.clear()
 

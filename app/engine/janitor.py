@@ -9,8 +9,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from app.engine.offsets import Partition
 
@@ -18,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LAG_S = 2.0
 TRUNCATE_S = 15.0
+LIMITS_S = 60.0
 
 
 class Janitor(threading.Thread):
@@ -41,6 +50,7 @@ class Janitor(threading.Thread):
         self._truncated = truncated
         self._committed: dict[Partition, int] = {}
         self._done: dict[Partition, int] = {}
+        self._limits: dict[str, tuple[int | None, float]] = {}
         self._stopping = threading.Event()
         self._clean_next = time.monotonic() + TRUNCATE_S
 
@@ -51,6 +61,24 @@ class Janitor(threading.Thread):
     def forget(self) -> None:
         """This worker owns nothing any more: it leaves the cleaning to the next owners."""
         self._committed = {}
+
+    def largest_record(self, topic: str) -> int | None:
+        """The size of the largest record that a topic takes, or None where there is no such topic.
+
+        Asks the broker the first time, and again after a while.
+        """
+        known = self._limits.get(topic)
+        if known is None or known[1] < time.monotonic():
+            resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+            try:
+                found = self._admin.describe_configs([resource], request_timeout=5)[resource].result()
+                limit = int(found["max.message.bytes"].value)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+                limit = None
+            known = self._limits[topic] = (limit, time.monotonic() + (LIMITS_S if limit else 1.0))
+        return known[0]
 
     def stop(self) -> None:
         self._stopping.set()
@@ -68,7 +96,7 @@ class Janitor(threading.Thread):
     def _measure(self) -> None:
         wanted = [TopicPartition(topic, partition) for topic, partition in self._streams]
         ends = self._admin.list_offsets(
-            {entry: OffsetSpec.latest() for entry in wanted},
+            {entry: OffsetSpec.latest() for entry in wanted},  # type: ignore[no-untyped-call]
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=5,
         )
@@ -78,7 +106,9 @@ class Janitor(threading.Thread):
         answer = asked[self._group].result()
         reached = {(entry.topic, entry.partition): max(0, entry.offset) for entry in answer.topic_partitions or ()}
         self.lags = {
-            (entry.topic, entry.partition): max(0, future.result().offset - reached.get((entry.topic, entry.partition), 0))
+            (entry.topic, entry.partition): max(
+                0, future.result().offset - reached.get((entry.topic, entry.partition), 0)
+            )
             for entry, future in ends.items()
         }
 

@@ -103,7 +103,7 @@ class Membership(threading.Thread):
         self._generation = -1
         self._assigned_generation: int | None = None
         self._coordinator: int | None = None
-        self._client: AIOKafkaClient | None = None
+        self._client: Any = None
         self._left: Future[None] = Future()
 
     # -- from other threads ---------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class Membership(threading.Thread):
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._main())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the worker ends with it.
             self._callbacks.failed(error)
         finally:
             self._loop.close()
@@ -153,7 +153,7 @@ class Membership(threading.Thread):
                 await asyncio.sleep(RETRY_S)
 
     def _note(self, error: kafka_errors.KafkaError) -> None:
-        """React to what the broker or the connection said; anything else than a known answer looks the coordinator up."""
+        """React to what the broker or the connection said; what is no known answer looks the coordinator up."""
         if isinstance(error, _UNKNOWN):
             self._forget_member()
         elif isinstance(error, kafka_errors.InvalidSessionTimeoutError | kafka_errors.GroupAuthorizationFailedError):
@@ -171,7 +171,7 @@ class Membership(threading.Thread):
 
     async def _connect(self) -> None:
         if self._client is None:
-            client = AIOKafkaClient(**self._client_options)
+            client: Any = AIOKafkaClient(**self._client_options)  # type: ignore[no-untyped-call]
             try:
                 await client.bootstrap()
             except BaseException:
@@ -232,7 +232,10 @@ class Membership(threading.Thread):
         )
         assignment = ConsumerProtocolMemberAssignment.decode(synced.member_assignment)
         word = Assignment(
-            self._generation, self._member_id, self._assigned_generation, GroupPlan.decode(assignment.user_data)
+            self._generation,
+            self._member_id,
+            self._assigned_generation,
+            GroupPlan.decode(assignment.user_data),
         )
         self._assigned_generation = self._generation
         log.info("generation %d%s", self._generation, " (leader)" if leads else "")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from app.protocol.unit import Tag
 
@@ -70,11 +71,11 @@ class OffsetReader:
 
     def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still has."""
-        return self._list(partitions, OffsetSpec.earliest())
+        return self._list(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
     def high_watermarks(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The end of each partition, open transactions included: a restore must reach it."""
-        return self._list(partitions, OffsetSpec.latest())
+        return self._list(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
     def _list(self, partitions: Iterable[Partition], spec: Any) -> dict[Partition, int]:
         wanted = {TopicPartition(t, p): spec for t, p in partitions}

@@ -19,6 +19,7 @@ from app.engine.membership import Assignment
 from app.engine.offsets import Committed, OffsetReader, Partition
 from app.engine.producer import INIT_TIMEOUT_S, Answer, fence
 from app.engine.table import Rows
+from app.errors import LocalProtocolError
 from app.protocol import ownership, suspects, unit
 from app.protocol.ownership import Absent, Assigned, Claiming, Effect, Holding, Role, Running
 
@@ -157,31 +158,34 @@ class Places:
 
     def _steps(self, events: Iterable[tuple[Place, ownership.Event]]) -> None:
         """Step every place, then perform what takes time for all of them together."""
-        claims: list[Place] = []
         restores: list[Place] = []
         for place, event in list(events):
             decided = ownership.step(place.holding, event)
             place.holding = decided.holding
             for effect in decided.effects:
-                match effect:
-                    case Effect.CLOSE:
-                        self._close(place)
-                    case Effect.TAIL:
-                        self._engine.changelog.follow(place.name, self._rows(place))
-                    case Effect.DROP:
-                        self._drop(place)
-                    case Effect.RESTORE:
-                        restores.append(place)
-                    case Effect.CLAIM:
-                        claims.append(place)
-                    case Effect.OPEN:
-                        self._engine.open(place)
-        if claims:
-            if not self._claiming:
-                asyncio.get_running_loop().call_soon(self._start_claims)
-            self._claiming += claims
+                if effect is Effect.RESTORE:
+                    restores.append(place)
+                else:
+                    self._perform(place, effect)
         if restores:
             self._spawn(self._restore(restores))
+
+    def _perform(self, place: Place, effect: Effect) -> None:
+        match effect:
+            case Effect.CLOSE:
+                self._close(place)
+            case Effect.TAIL:
+                self._engine.changelog.follow(place.name, self._rows(place))
+            case Effect.DROP:
+                self._drop(place)
+            case Effect.CLAIM:
+                if not self._claiming:
+                    asyncio.get_running_loop().call_soon(self._start_claims)
+                self._claiming.append(place)
+            case Effect.OPEN:
+                self._engine.open(place)
+            case Effect.RESTORE:
+                raise LocalProtocolError("restores are performed for all places together")
 
     def _start_claims(self) -> None:
         """One transaction claims all places that became complete at about the same time."""
@@ -201,7 +205,12 @@ class Places:
     def _drop(self, place: Place) -> None:
         stores = [rows.store for rows in place.rows.values()]
         place.rows = {}
-        self._engine.changelog.leave(place.name, lambda: [store.close() for store in stores])
+
+        def close() -> None:
+            for store in stores:
+                store.close()
+
+        self._engine.changelog.leave(place.name, close)
 
     def _rows(self, place: Place) -> list[Rows]:
         for table, topic in place.kind.tables.items():
@@ -284,7 +293,11 @@ class Places:
         while waiting:
             calls = {
                 name: loop.run_in_executor(
-                    self._fencing, fence, self._options.kafka, self._options.transactional_id(name), INIT_TIMEOUT_S
+                    self._fencing,
+                    fence,
+                    self._options.kafka,
+                    self._options.transactional_id(name),
+                    INIT_TIMEOUT_S,
                 )
                 for name in waiting
             }
@@ -315,9 +328,7 @@ class Places:
                 place.committed = {partition: committed[partition] for partition in place.partitions}
         if generation != self._engine.generation:
             return
-        offsets = {
-            partition: entry.offset or 0 for place in places for partition, entry in place.committed.items()
-        }
+        offsets = {partition: entry.offset or 0 for place in places for partition, entry in place.committed.items()}
         answer = await self._engine.flow.commit_offsets(offsets)
         self._engine.post(lambda: self._claimed(places, generation, answer))
 

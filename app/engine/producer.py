@@ -194,7 +194,9 @@ def fence(config: Mapping[str, Any], transactional_id: str, timeout: float) -> N
 
     Somebody else who fences the same id at the same time makes this one fail as fenced, which is as good.
     """
-    producer = Producer({**config, "transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS})
+    producer = Producer(
+        {**config, "transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
+    )
     try:
         producer.init_transactions(timeout)
     except KafkaException as error:

@@ -136,7 +136,7 @@ class Committer:
             with self._lock:
                 submission.answer = self._commit(submission)
                 submission.answered(submission)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the worker ends with it.
             self._failed(error)
 
     def _commit(self, submission: Submission) -> Answer:
@@ -160,5 +160,5 @@ class Committer:
         self._checkpoint = time.monotonic() + CHECKPOINT_S
         try:
             return self._offsets.high_watermarks((entry.topic, entry.partition) for entry in rows)
-        except Exception:  # only a saving: without it a restart replays more
+        except Exception:  # noqa: BLE001 - only a saving: without it a restart replays more.
             return {}

@@ -25,14 +25,16 @@ class Watchdog(threading.Thread):
     Args:
         timeout: seconds that one handler may take.
         expired: writes down what was running; called in this thread, just before the process ends.
+        name_of: names it in the log.
     """
 
-    def __init__(self, timeout: float, expired: Callable[[Any], None]) -> None:
+    def __init__(self, timeout: float, expired: Callable[[Any], None], name_of: Callable[[Any], str] = str) -> None:
         super().__init__(name="watchdog", daemon=True)
         self.current: Any = None
         self._ticks = max(1, round(timeout / TICK_S))
         self._timeout = timeout
         self._expired = expired
+        self._name_of = name_of
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -52,7 +54,11 @@ class Watchdog(threading.Thread):
                 self._end(current)
 
     def _end(self, current: Any) -> None:
-        log.critical("%s did not return within %g s: this worker ends, the task fails", current, self._timeout)
+        log.critical(
+            "%s did not return within %g s: this worker ends, the task fails",
+            self._name_of(current),
+            self._timeout,
+        )
         try:
             self._expired(current)
         finally:

@@ -58,9 +58,7 @@ class Account:
     @property
     def ok(self) -> bool:
         """Whether there is no fault at all."""
-        return not (
-            self.lost or self.doubled or self.out_of_order or self.gaps or self.foreign or self.altered
-        )
+        return not (self.lost or self.doubled or self.out_of_order or self.gaps or self.foreign or self.altered)
 
     def __str__(self) -> str:
         faults = ", ".join(

@@ -131,7 +131,7 @@ def read(config: Config, ends: Offsets, since: Offsets, *, deadline: float) -> I
                 if error is not None:
                     _pass_over(error)
                     # The end for this reader: behind it are control records or nothing.
-                    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    if error.code() == KafkaError._PARTITION_EOF:
                         open_ends.pop(place, None)
                     continue
                 end, offset = open_ends.get(place, 0), message.offset() or 0

@@ -6,7 +6,7 @@ byte tells them apart.
 
 import json
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from app.errors import PeerProtocolError
 
@@ -67,11 +67,11 @@ def decode_due(key: bytes, value: bytes) -> DueWakeup:
     return DueWakeup(wakeup, fields["due"])
 
 
-def _fields(key: bytes, value: bytes) -> dict[str, "int | str"]:  # type: ignore[misc]
+def _fields(key: bytes, value: bytes) -> dict[str, Any]:
     if key != WAKE_KEY:
         raise PeerProtocolError(f"unknown control record {key[:40]!r}: all workers must run one release")
     try:
-        fields = json.loads(value)
+        fields: dict[str, Any] = json.loads(value)
         if fields["v"] == VERSION:
             return fields
     except (ValueError, KeyError, TypeError) as error:

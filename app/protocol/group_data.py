@@ -6,6 +6,7 @@ clients and other workers find a worker's URL); the leader's plan travels back w
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 VERSION = 1
 
@@ -107,7 +108,7 @@ def _dump(fields: dict[str, object]) -> bytes:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
 
 
-def _load(data: bytes) -> dict[str, "object | list[str]"]:  # type: ignore[misc]
+def _load(data: bytes) -> dict[str, Any]:
     fields = json.loads(data)
     if not isinstance(fields, dict) or fields.get("v") != VERSION:
         raise ValueError("not the data of a Holdfast worker of this version")

@@ -80,11 +80,15 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class RestoreEnded:
+    """The rows have reached the high watermark."""
+
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimEnded:
+    """The claim was answered."""
+
     generation: int
     accepted: bool
 
@@ -121,6 +125,8 @@ class Effect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """The new holding, and what the shell does for it."""
+
     holding: Holding
     effects: tuple[Effect, ...] = ()
 

@@ -120,6 +120,8 @@ Effect: TypeAlias = Run | Save | Remove | Wake | GiveUp
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """The new queue, and what the shell does for it."""
+
     queue: Queue
     effects: tuple[Effect, ...] = ()
 

@@ -110,9 +110,7 @@ class Condemn:
 Decision: TypeAlias = Trust | Announce | Condemn
 
 
-def takeover(
-    previous: Suspicion | None, committed: int, limit: int, *, died: bool, max_crashes: int
-) -> Decision:
+def takeover(previous: Suspicion | None, committed: int, limit: int, *, died: bool, max_crashes: int) -> Decision:
     """Decide what a new host does at its first position.
 
     Args:
@@ -124,9 +122,7 @@ def takeover(
         max_crashes: dead hosts that convict a record, 2 or more.
     """
     if max_crashes < 2:
-        raise LocalProtocolError(
-            "max_crashes must be 2 or more: one dead host does not show which record it was"
-        )
+        raise LocalProtocolError("max_crashes must be 2 or more: one dead host does not show which record it was")
     if previous is None or not _covers(previous, committed):
         if not died or limit <= committed:
             return Trust()
@@ -143,9 +139,7 @@ def takeover(
             # The count stays: this host died with one record, which says nothing about those behind it.
             return Condemn(committed, "HostDied", replace(previous, running=False, condemned=True))
     alone = crashes >= max_crashes - 1
-    return Announce(
-        replace(previous, offset=committed, crashes=crashes, alone=alone, running=True, condemned=False)
-    )
+    return Announce(replace(previous, offset=committed, crashes=crashes, alone=alone, running=True, condemned=False))
 
 
 def progress(announced: Suspicion, committed: int, *, max_crashes: int) -> Decision:

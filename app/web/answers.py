@@ -47,9 +47,7 @@ class ProblemError(Exception):
         self.more = more
 
 
-def answer(
-    body: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def answer(body: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON object."""
     return web.Response(
         body=orjson.dumps(body) + b"\n", status=status, content_type="application/json", headers=headers
@@ -116,7 +114,5 @@ def seconds(request: web.Request, name: str, *, largest: float) -> float | None:
     except ValueError:
         value = math.nan
     if not 0 <= value <= largest:
-        raise ProblemError(
-            400, "bad-request", f"{name}={text}: use a number of seconds from 0 to {largest:g}"
-        )
+        raise ProblemError(400, "bad-request", f"{name}={text}: use a number of seconds from 0 to {largest:g}")
     return value

@@ -51,9 +51,7 @@ class Api:
         metrics: None answers 404.
     """
 
-    def __init__(
-        self, view: ClusterView, settings: Settings, gateway: Gateway, metrics: Metrics | None = None
-    ) -> None:
+    def __init__(self, view: ClusterView, settings: Settings, gateway: Gateway, metrics: Metrics | None = None) -> None:
         self._view = view
         self._settings = settings
         self._gateway = gateway
@@ -99,9 +97,7 @@ class Api:
         tenant, session = (request.match_info[name] for name in ("tenant", "session"))
         for field, name in (("tenant", tenant), ("session", session)):
             if not valid_name(name):
-                raise ProblemError(
-                    400, "bad-name", f"{field}: use 1 to 200 characters without control characters"
-                )
+                raise ProblemError(400, "bad-name", f"{field}: use 1 to 200 characters without control characters")
         location = self._view.locate(tenant, session)
         if location.worker is None or location.url is None:
             raise ProblemError(503, "unavailable", f"nobody hosts server {location.server} at the moment")
@@ -127,14 +123,10 @@ class Api:
             async with self._peers.get(target, headers=headers) as reply:
                 body = await reply.read()
                 again = {"Retry-After": "1"} if reply.status == 503 else None
-                return web.Response(
-                    body=body, status=reply.status, content_type=reply.content_type, headers=again
-                )
+                return web.Response(body=body, status=reply.status, content_type=reply.content_type, headers=again)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             _LOGGER.info("%s does not answer: %r", url, error)
-            raise ProblemError(
-                503, "unavailable", "the worker that hosts this session does not answer"
-            ) from error
+            raise ProblemError(503, "unavailable", "the worker that hosts this session does not answer") from error
 
     async def _task(self, request: web.Request) -> web.Response:
         wait = seconds(request, "wait", largest=WAIT_MAX_S)

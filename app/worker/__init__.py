@@ -47,6 +47,6 @@ def run(
         finally:
             server.stop()
     except HoldfastError as error:
-        log.error("worker %s: %s", name, error)  # one line: the error says what to do
+        log.error("worker %s: %s", name, error)  # noqa: TRY400 - one line: the error says what to do.
         return error.exit_code
     return 0

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 QUICK = settings(
-    max_examples=400,
-    stateful_step_count=50,
+    max_examples=3000,
+    stateful_step_count=40,
     derandomize=True,
     database=None,
     deadline=None,

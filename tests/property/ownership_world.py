@@ -44,15 +44,22 @@ class Restore:
 
 @dataclass
 class Worker:
-    """One process. ``joining``: it has parted from everything and waits for the group's word."""
+    """One process.
+
+    ``joining``: it has parted from everything and waits for the group's word. ``resident``: what it keeps in memory
+    of a place that it serves. ``hung``: something under way in this generation will never be answered.
+    """
 
     name: str
     holding: Holding = field(default_factory=Absent)
     generation: int = -1
     previous: int | None = None
     joining: bool = True
+    dead: bool = False
     frozen: bool = False
     stalled: bool = False
+    resident: bool = False
+    hung: bool = False
     allowed: int | None = None
     rows: list[int] = field(default_factory=list)
     following: bool = False
@@ -66,7 +73,7 @@ class Worker:
 
     @property
     def awake(self) -> bool:
-        return not (self.frozen or self.stalled)
+        return not (self.dead or self.frozen or self.stalled)
 
 
 class World:
@@ -78,6 +85,8 @@ class World:
         self.roles: dict[str, Role] = {}
         self.log: list[int] = []
         self.offset = 0
+        self.tag: str | None = None
+        self.claimed: set[tuple[str, int]] = set()
         self.open: dict[str, Unit] = {}
         self.workers = {name: Worker(name) for name in names}
 
@@ -92,7 +101,7 @@ class World:
     def _perform(self, worker: Worker, effect: Effect) -> None:
         match effect:
             case Effect.CLOSE:
-                worker.offset = None
+                worker.resident, worker.offset = False, None
             case Effect.TAIL:
                 worker.following, worker.restore = True, None
             case Effect.DROP:
@@ -104,6 +113,8 @@ class World:
                 worker.claims.append(worker.generation)
             case Effect.OPEN:
                 assert worker.offset is not None, "opened without stable offsets"
+                assert not worker.resident, "opened twice"
+                worker.resident = True
 
     def _lost(self, worker: Worker) -> None:
         """A commit was refused or fenced."""
@@ -114,12 +125,12 @@ class World:
     # -- what takes time ------------------------------------------------------------------------------------------
 
     def read_for_restore(self, worker: Worker) -> None:
-        """Fence who is gone, read stable offsets, take the high watermark."""
+        """Fence who committed last and is gone, read stable offsets, take the high watermark."""
         restore = worker.restore
         if not worker.awake or restore is None or restore.target is not None:
             return
-        for name in set(self.open) - worker.present:
-            self.open.pop(name).committed = False
+        if self.tag in self.open and self.tag not in worker.present:
+            self.open.pop(self.tag).committed = False
         if self.open:
             return  # Stable offsets are waited for while a transaction is open.
         restore.target, restore.offset = len(self.log), self.offset
@@ -139,7 +150,7 @@ class World:
 
     def claim(self, worker: Worker) -> None:
         """The commit thread's next claim reaches the broker."""
-        if worker.frozen or not worker.claims or worker.unit is not None:
+        if worker.frozen or worker.dead or not worker.claims or worker.unit is not None:
             return
         generation = worker.claims[0]
         accepted = worker.allowed == generation and self.valid(worker, generation)
@@ -149,11 +160,17 @@ class World:
         if accepted:
             if worker.offset is None:
                 worker.offset = self.offset
-            self.offset = worker.offset
+            self.offset, self.tag = worker.offset, worker.name
+            self.claimed.add((worker.name, generation))
         worker.answers.append(ClaimEnded(generation, accepted))
 
     def valid(self, worker: Worker, generation: int) -> bool:
         return generation == self.generation and worker.name in self.members
+
+    def never_answer(self, worker: Worker) -> None:
+        if worker.answers:
+            worker.answers.pop()
+            worker.hung = True
 
     def answer(self, worker: Worker, index: int) -> None:
         """Some answer arrives, in any order."""
@@ -185,7 +202,7 @@ class World:
             unit.committed = commits
             if commits:
                 self.log += unit.records
-                self.offset = unit.records[-1] + 1
+                self.offset, self.tag = unit.records[-1] + 1, name
 
     def learn(self, worker: Worker, *, fenced: bool = False) -> None:
         """The worker hears what became of its unit, or finds itself fenced."""
@@ -250,19 +267,19 @@ class World:
             return
         word, present = worker.inbox.pop(0)
         self._part(worker)
-        worker.joining = False
+        worker.joining = worker.hung = False
         worker.generation = worker.allowed = word.generation
         worker.present = present
         self.feed(worker, word)
 
     def kill(self, name: str) -> None:
-        """The process dies; a transaction that it had open stays open. A new process starts under the name."""
-        self.workers[name] = Worker(name)
+        """The process dies; a transaction that it had open stays open."""
+        self.workers[name] = Worker(name, dead=True)
 
     def start(self, worker: Worker) -> None:
-        """A new process fences its predecessor before it joins."""
-        if worker.generation == -1 and worker.unit is None and worker.name in self.open:
-            self.open.pop(worker.name).committed = False
+        """A new process of the name fences its predecessor before it joins."""
+        worker.dead = False
+        self.end_transaction(worker.name, commits=False)
 
     # -- what must always hold ------------------------------------------------------------------------------------
 
@@ -271,9 +288,12 @@ class World:
         serving = [worker for worker in self.workers.values() if self.serves(worker)]
         assert len(serving) <= 1, "two owners"
         for worker in self.workers.values():
+            assert worker.resident == isinstance(worker.holding, Running), "served without owning it"
             newest = getattr(worker.holding, "generation", None) == self.generation
             if isinstance(worker.holding, Running | Claiming) and newest:
                 assert self._seen(worker) == self.log, "a committed row is missing"
+            if self.serves(worker):
+                assert (worker.name, self.generation) in self.claimed, "served without a claim"
             if worker.joining:
                 assert not isinstance(worker.holding, Restoring | Claiming | Running), "kept through a join"
 
@@ -288,30 +308,43 @@ class World:
     # -- peace ----------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Nothing disturbs any more: everybody joins, everything under way ends."""
-        for worker in self.workers.values():
+        """Nothing disturbs any more: who lives joins, everything under way ends, the dead stay dead."""
+        if all(worker.dead for worker in self.workers.values()):
+            self.start(next(iter(self.workers.values())))
+        alive = [worker for worker in self.workers.values() if not worker.dead]
+        for worker in alive:
             worker.frozen = worker.stalled = False
-            self._drain(worker)
-        host = next(iter(self.workers))
-        roles = {name: Role.HOST if name == host else Role.STANDBY for name in self.workers}
-        self.rebalance(roles, frozenset())
-        for worker in self.workers.values():
-            self._drain(worker)
-        owner = self.workers[host]
-        assert self.serves(owner), f"the host does not come to serve: {owner.holding}"
-        self.begin_unit(owner, 2)
-        self.end_transaction(host, commits=True)
-        self.learn(owner)
+            self.quiet(worker)
+        for worker in alive:
+            self.quiet(worker)
+            heard = worker.generation == self.generation and not (worker.joining or worker.hung)
+            if heard and worker.name in self.members and self.roles[worker.name] is Role.HOST:
+                assert self.serves(worker), f"the host is stuck: {worker.holding}"
+        host = alive[0]
+        self.rebalance(
+            {worker.name: Role.HOST if worker is host else Role.STANDBY for worker in alive}, frozenset()
+        )
+        for worker in alive:
+            self.quiet(worker)
+        assert self.serves(host), f"the host does not come to serve: {host.holding}"
+        self.work(host, 2)
         self.check()
 
-    def _drain(self, worker: Worker) -> None:
-        self.start(worker)
-        for _ in range(30):
+    def quiet(self, worker: Worker) -> None:
+        """Everything that the worker waits for happens."""
+        if worker.awake:
             self.end_transaction(worker.name, commits=True)
             self.learn(worker)
+        while worker.awake and worker.inbox:
             self.hear(worker)
-            self.read_for_restore(worker)
-            self.end_restore(worker)
-            self.claim(worker)
+        self.read_for_restore(worker)
+        self.end_restore(worker)
+        for _ in range(len(worker.answers) + len(worker.claims) + 2):
             self.answer(worker, 0)
-            self.check()
+            self.claim(worker)
+
+    def work(self, worker: Worker, count: int) -> None:
+        """A whole unit."""
+        self.begin_unit(worker, count)
+        self.end_transaction(worker.name, commits=True)
+        self.learn(worker)

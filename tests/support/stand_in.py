@@ -5,12 +5,10 @@ ends at once, ``silent`` is never ready, ``stubborn`` ignores SIGTERM.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import signal
 import sys
-import threading
 
 from app.cli.lifeline import follow_parent
 
@@ -26,17 +24,17 @@ def main() -> int:
     if given.name.startswith("dies"):
         print("cannot go on: no luck today", file=sys.stderr, flush=True)
         return 7
-    stop = threading.Event()
-    ignores = given.name.startswith("stubborn")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores else lambda *_: stop.set())
+    if given.name.startswith("stubborn"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if not given.name.startswith("silent"):
         with os.fdopen(given.ready_fd, "w") as pipe:
             url = f"http://127.0.0.1:1/{os.environ.get('HOLDFAST_NAMESPACE', '')}"
             line = {"name": given.name, "pid": os.getpid(), "url": url, "state": "ready"}
             pipe.write(json.dumps(line) + "\n")
-    with contextlib.suppress(KeyboardInterrupt):
-        stop.wait()
-    return 0
+    while True:
+        signal.pause()
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
         "from app.cli import worker_process as w; from app.settings import Settings\n"
         f"w.command_of = lambda name: [sys.executable, {str(STAND_IN)!r}, '--name', name]\n"
         f"settings = Settings(state_dir=Path({str(tmp_path)!r}))\n"
-        "one = w.WorkerProcess('w1', settings, restart=False, on_change=print)\n"
+        "one = w.WorkerProcess('w1', settings, restart=False, on_change=lambda _: None)\n"
         "one.start(); one.wait_until_ready(20); print(one.pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:

@@ -55,11 +55,7 @@ def command(docker: str, image: str, storage: Storage, ports: Ports, heap_mb: in
         environment[variable(key)] = value
     return [
         *(docker, "run", "--rm", "--init", "--name", name, "--volume", f"{name}:{_DATA}"),
-        *(
-            part
-            for port in (ports.client, ports.internal)
-            for part in ("--publish", f"127.0.0.1:{port}:{port}")
-        ),
+        *(part for port in (ports.client, ports.internal) for part in ("--publish", f"127.0.0.1:{port}:{port}")),
         *(part for key, value in environment.items() for part in ("--env", f"{key}={value}")),
         image,
     ]

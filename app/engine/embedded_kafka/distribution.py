@@ -29,9 +29,7 @@ from typing import Final
 from app.errors import ConfigurationError
 
 JAVA_MIN: Final = 17
-WAYS_OUT: Final = (
-    "install Java 17+ and Maven, or start Docker, or set HOLDFAST_BOOTSTRAP to a Kafka that runs"
-)
+WAYS_OUT: Final = "install Java 17+ and Maven, or start Docker, or set HOLDFAST_BOOTSTRAP to a Kafka that runs"
 
 # The serial collector and the first compiler alone start soonest and keep memory small.
 JVM_FLAGS: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -73,9 +71,7 @@ def _released_version(program: Path) -> str:
 
 def _printed_version(program: Path) -> str:
     try:
-        answer = subprocess.run(
-            [program, "-version"], capture_output=True, text=True, timeout=30, check=False
-        )
+        answer = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     match = re.search(r'version "([^"]+)"', answer.stderr)
@@ -162,18 +158,14 @@ def _locked(path: Path) -> Iterator[None]:
 def _build(pom: Path, cache: Path, root: Path, java: Java) -> None:
     maven = shutil.which("mvn")
     if maven is None:
-        raise ConfigurationError(
-            f"Kafka's jars are not here yet and there is no Maven to fetch them: {WAYS_OUT}"
-        )
+        raise ConfigurationError(f"Kafka's jars are not here yet and there is no Maven to fetch them: {WAYS_OUT}")
     with tempfile.TemporaryDirectory(prefix="kafka-", dir=cache) as temporary:
         building = Path(temporary) / "new"
         libs = building / "libs"
         libs.mkdir(parents=True)
         copy = f"-DoutputDirectory={libs}"
         _run([maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", copy], _FETCH_TIMEOUT_S)
-        shutil.copyfile(
-            _format(Distribution(building, java), Path(temporary)), building / "bootstrap.checkpoint"
-        )
+        shutil.copyfile(_format(Distribution(building, java), Path(temporary)), building / "bootstrap.checkpoint")
         building.rename(root)
 
 
@@ -196,15 +188,11 @@ def _run(command: Sequence[str], timeout_s: float) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
-        raise ConfigurationError(
-            f"{program} did not end within {timeout_s:g} s: try again, or {WAYS_OUT}"
-        ) from error
+        raise ConfigurationError(f"{program} did not end within {timeout_s:g} s: try again, or {WAYS_OUT}") from error
     if done.returncode != 0:
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         said = next(
             (line for line in lines if "ERROR" in line or "Exception" in line),
             lines[-1] if lines else "nothing",
         )
-        raise ConfigurationError(
-            f"{program} failed while fetching Kafka ({said[:300]}): try again, or {WAYS_OUT}"
-        )
+        raise ConfigurationError(f"{program} failed while fetching Kafka ({said[:300]}): try again, or {WAYS_OUT}")

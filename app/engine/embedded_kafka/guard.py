@@ -71,9 +71,7 @@ def _wait_for_order(parent: int) -> bytes:
 
 def _kill(broker: "subprocess.Popen[bytes]", spec: Spec) -> None:
     if spec["kill_command"]:
-        subprocess.run(
-            spec["kill_command"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        subprocess.run(spec["kill_command"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     broker.kill()
 
 

@@ -152,9 +152,7 @@ class Storage:
             ConfigurationError: the wanted port is taken.
         """
         if wanted is not None and not _is_free(wanted):
-            raise ConfigurationError(
-                f"port {wanted} of 127.0.0.1 is taken: stop who uses it, or choose another port"
-            )
+            raise ConfigurationError(f"port {wanted} of 127.0.0.1 is taken: stop who uses it, or choose another port")
         client = wanted or self._last_port() or _free_port(())
         internal = _free_port((client,))
         return Ports(client, internal, _free_port((client, internal)))
@@ -199,9 +197,7 @@ class Storage:
         self.data.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint, self.data / "bootstrap.checkpoint")
         temporary = self.data / "meta.properties.new"
-        temporary.write_text(
-            f"version=1\nnode.id=1\ncluster.id={kafka_uuid()}\ndirectory.id={kafka_uuid()}\n"
-        )
+        temporary.write_text(f"version=1\nnode.id=1\ncluster.id={kafka_uuid()}\ndirectory.id={kafka_uuid()}\n")
         # Last and at once: a directory whose formatting was interrupted is formatted again.
         temporary.replace(meta)
 
@@ -220,13 +216,9 @@ class Storage:
             return []
         with self.log.open("rb") as file:
             file.seek(since)
-            lines = [
-                line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()
-            ]
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         marks = ("ERROR", "FATAL", "Exception", "Error:", "Error ", "error")
-        errors = [
-            line for line in lines if not line.startswith("at ") and any(mark in line for mark in marks)
-        ]
+        errors = [line for line in lines if not line.startswith("at ") and any(mark in line for mark in marks)]
         return [line[:240] for line in (errors[-3:] or lines[-1:])]
 
 
@@ -283,6 +275,4 @@ def _free_port(taken: tuple[int, ...]) -> int:
         port = _PORT_MIN + secrets.randbelow(_PORT_MAX - _PORT_MIN)
         if port not in taken and _is_free(port):
             return port
-    raise ConfigurationError(
-        f"no port of 127.0.0.1 between {_PORT_MIN} and {_PORT_MAX} is free: stop what uses them"
-    )
+    raise ConfigurationError(f"no port of 127.0.0.1 between {_PORT_MIN} and {_PORT_MAX} is free: stop what uses them")

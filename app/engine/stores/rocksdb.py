@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager
 
@@ -33,7 +34,7 @@ def _options() -> Options:
     table = BlockBasedOptions()
     table.set_block_cache(cache)
     table.set_cache_index_and_filter_blocks(True)
-    table.set_bloom_filter(10.0, False)
+    table.set_bloom_filter(10, False)
     options.set_block_based_table_factory(table)
     options.set_write_buffer_manager(
         WriteBufferManager.new_write_buffer_manager_with_cache(WRITE_BUFFER_BYTES, False, cache)
@@ -86,7 +87,9 @@ class RocksStore:
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         start = self._prefix + prefix
         skip = len(self._prefix)
-        for key, row in self._database.items(from_key=start):
+        # In raw mode keys and values are bytes.
+        items = cast("Iterator[tuple[bytes, bytes]]", self._database.items(from_key=start))
+        for key, row in items:
             if not key.startswith(start):
                 return
             yield key[skip:], row

@@ -1,0 +1,146 @@
+"""What a task leaves behind when it ends: its result, what it sent, and a dead letter if it failed."""
+
+from typing import Any
+
+import orjson
+
+from agents.cells import Cell, Entry, ServerContext
+from agents.performing import Done, Failed
+from app.errors import LocalProtocolError, RecordError
+from app.protocol.murmur2 import partition_of
+from app.records import parse_task
+
+
+class Endings:
+    """Writes the ends of one server's tasks into the open unit of work."""
+
+    def __init__(self, context: ServerContext, server: int) -> None:
+        self._context = context
+        self._server = server
+
+    def conclude(self, cell: Cell, entry: Entry, ending: Done | Failed, attempts: int) -> None:
+        """The task has ended: count it, keep its state, write its result, and whatever it sent or failed with."""
+        cell.sequence += 1
+        record = b""
+        if isinstance(ending, Done):
+            record = self._result(cell, entry, attempts, b'"done"', ending.result, b"null")
+            refused = self._refused(ending, record)
+            if refused is None:
+                self._send(ending)
+                cell.keep(ending.state, ending.session)
+            else:
+                ending = refused
+        if isinstance(ending, Failed):
+            cell.spoil()
+            cell.ended = False
+            error = orjson.dumps({"type": ending.type, "message": ending.message})
+            record = self._result(cell, entry, attempts, b'"failed"', b"null", error)
+            self.dead_letter(entry, cell.tenant_key, ending)
+        context = self._context
+        unit = context.engine.unit
+        where = unit.output(context.names.results, cell.results_partition)
+        where.append({"key": cell.tenant_key, "value": record})
+        unit.weight += 1
+
+    def _result(self, cell: Cell, entry: Entry, attempts: int, status: bytes, result: bytes, error: bytes) -> bytes:
+        """A record of ``results``, assembled from parts that are JSON already."""
+        return (
+            b'{"task":%b%b%b,"status":%b,"result":%b,"error":%b,"server":%d,"worker":%b,"sequence":%d,"attempts":%d,'
+            b'"source":{"partition":%d,"offset":%d}}'
+        ) % (
+            orjson.dumps(entry.task_id),
+            cell.label,
+            orjson.dumps(entry.kind),
+            status,
+            result,
+            error,
+            self._server,
+            self._context.worker,
+            cell.sequence,
+            attempts,
+            entry.partition,
+            entry.offset,
+        )
+
+    def _refused(self, done: Done, record: bytes) -> Failed | None:
+        """Why what the handler left behind cannot be written, if it cannot: before anything of it is."""
+        limit = self._context.limit
+        if len(record) > limit:
+            return Failed(
+                "TooLarge", f"a result record of {len(record)} bytes; the limit is {limit} (MAX_RECORD_BYTES)"
+            )
+        outbox = done.session.outbox
+        if outbox is None:
+            return None
+        for _, task in outbox.tasks:
+            if len(task) > limit:
+                return Failed("TooLarge", f"a sent task of {len(task)} bytes; the limit is {limit} (MAX_RECORD_BYTES)")
+        for topic, value, key in outbox.records:
+            largest = self._context.largest_record(topic)
+            if largest is None:
+                return Failed("UnknownTopic", f"no topic {topic!r} to emit to: create it first, outside the namespace")
+            if len(value or b"") + len(key or b"") > min(limit, largest):
+                return Failed("TooLarge", f"an emitted record of {len(value or b'')} bytes; {topic} takes {largest}")
+        return None
+
+    def _send(self, done: Done) -> None:
+        context = self._context
+        outbox = done.session.outbox
+        if outbox is None:
+            return
+        for tenant, task in outbox.tasks:
+            where = context.engine.unit.output(context.names.tasks, partition_of(tenant, context.routers))
+            where.append({"key": tenant, "value": task})
+        for topic, value, key in outbox.records:
+            context.engine.unit.send(topic, value, key)
+
+    def dead_letter(self, entry: Entry, key: bytes | None, failed: Failed) -> None:
+        """Keep the original bytes, and say why."""
+        context = self._context
+        context.engine.unit.send(
+            context.names.dead_letters,
+            entry.value,
+            key,
+            partition=0,
+            headers=dead_letter_headers(
+                failed.type, failed.message, context.names.tasks, entry.partition, entry.offset
+            ),
+        )
+
+    def no_task(self, partition: int, offset: int, value: bytes) -> None:
+        """The router passed it by its bytes; it is no task all the same: a dead letter, with the key it came with."""
+        key = _key_in(value)
+        try:
+            parse_task(key, value)
+            reason = "the record is no task"
+        except RecordError as error:
+            reason = error.reason
+        self.dead_letter(Entry(partition, offset, value, "", "", {}), key, Failed("RecordError", reason))
+
+    def out_of_place(self, cell: Cell, partition: int, offset: int, value: bytes) -> None:
+        """L1's check: a router sent what was performed already, or a producer forged the origin of a copy."""
+        if partition == cell.results_partition:
+            raise LocalProtocolError(
+                f"server {self._server}: task {partition}/{offset} of {cell.tenant}/{cell.session} came after "
+                f"{partition}/{cell.origins[partition]}"
+            )
+        forged = Failed("RecordError", f"a copy names origin {partition}/{offset}, which was performed already")
+        self.dead_letter(Entry(partition, offset, value, "", "", {}), cell.tenant_key, forged)
+
+
+def _key_in(value: bytes) -> bytes | None:
+    """The key that a record which is no task came with: the router saw it in the bytes, behind ``"tenant":``."""
+    _, found, rest = value.partition(b'"tenant"')
+    key, closed, _ = rest.lstrip(b" :").removeprefix(b'"').partition(b'"')
+    return key if found and closed else None
+
+
+def dead_letter_headers(error: str, message: str, topic: str, partition: int, offset: int) -> list[tuple[str, Any]]:
+    """The headers of a dead letter: why, and where the record stood."""
+    return [
+        ("error", error.encode()),
+        ("message", message.encode(errors="replace")),
+        ("source-topic", topic.encode()),
+        ("source-partition", b"%d" % partition),
+        ("source-offset", b"%d" % offset),
+    ]
