@@ -229,7 +229,9 @@ class Line:
         session: Session[Any] = Session(
             cell.tenant, cell.session, self._server, entry.task_id, attempt, orjson.loads(cell.good)
         )
-        run = run_aside(handler, session, entry.payload, context.limit, timeout=context.task_timeout, pool=context.pool)
+        run = run_aside(
+            handler, session, entry.payload, context.limit, timeout_s=context.task_timeout, pool=context.pool
+        )
         task = asyncio.ensure_future(self._aside_run(cell, entry, attempt, run))
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)

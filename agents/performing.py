@@ -100,22 +100,22 @@ async def run_aside(
     payload: dict[str, Any],
     limit: int,
     *,
-    timeout: float,
+    timeout_s: float,
     pool: Executor,
 ) -> Ending:
-    """Run an async function as a task, a blocking one in the pool; at most ``timeout`` seconds."""
+    """Run an async function as a task, a blocking one in the pool; at most ``timeout_s`` seconds."""
     started = time.monotonic()
     try:
         argument = prepare(handler, session, payload)
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout_s):
             if handler.asynchronous:
                 result = await handler.function(session, argument)
             else:
                 result = await asyncio.get_running_loop().run_in_executor(pool, handler.function, session, argument)
     except TimeoutError as error:
-        if time.monotonic() - started < timeout:
+        if time.monotonic() - started < timeout_s:
             return failed(error)
-        return Failed("TaskTimeout", f"{handler.type!r} did not end within {timeout:g} s (TASK_TIMEOUT)")
+        return Failed("TaskTimeout", f"{handler.type!r} did not end within {timeout_s:g} s (TASK_TIMEOUT)")
     except Exception as error:  # noqa: BLE001 - as in run_inline.
         return failed(error)
     return conclude(handler, session, result, limit)

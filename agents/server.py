@@ -39,6 +39,7 @@ class Server:
 
     def __init__(self, context: ServerContext, place: Place) -> None:
         self._context = context
+        self._place = place
         self._sessions = place.rows[sessions_table.NAME]
         self._cells: dict[tuple[str, str], Cell] = {}
         self._dirty: dict[tuple[str, str], Cell] = {}
@@ -251,7 +252,8 @@ class Server:
     def close(self) -> None:
         """Stop at once."""
         self._line.close()
-        self._vigilance.withdraw()
+        # If the place stays here over a rebalance, nothing else will tell the next resident.
+        self._place.suspicions = self._vigilance.withdraw()
 
 
 def _plain(kind: object, payload: object, task_id: object) -> bool:

@@ -187,17 +187,21 @@ class Vigilance:
         else:
             self._write(self._key, suspects.timed_out(self._announced, self._committed, self.performing()))
 
-    def withdraw(self) -> None:
-        """The server is given up without a death: what was announced is no evidence any more."""
-        standing = dict(self._waiting)
+    def withdraw(self) -> dict[bytes, bytes]:
+        """The server is given up without a death: what was announced is no evidence any more.
+
+        Returns what stands in ``suspects`` about this server from now on.
+        """
+        standing = {key: found for key, found in self._found.items() if key != self._key} | self._waiting
         if isinstance(self._decision, Announce):
             standing[self._key] = self._decision.suspicion
-        self._waiting.clear()
+        withdrawn = {key: suspects.withdraw(suspicion).encode() for key, suspicion in standing.items()}
         try:
-            for key, suspicion in standing.items():
-                self._announcements.write(key, suspects.withdraw(suspicion).encode(), timeout=1.0)
+            for key, value in withdrawn.items():
+                self._announcements.write(key, value, timeout=1.0)
         except UnavailableError as error:
             log.warning("server-%d: %s; the next death there counts once more", self._server, error)
+        return withdrawn
 
     def _write(self, key: bytes, suspicion: Suspicion) -> None:
         self._announcements.write(key, suspicion.encode())

@@ -106,13 +106,15 @@ class _Stop:
     """
 
     def __init__(self) -> None:
-        # A pipe: an Event's lock may be held by the very thread that the signal interrupts.
+        # A pipe that the interpreter writes to, whichever thread the signal reaches: a handler alone would run only
+        # once the main thread wakes up, and could not take a lock that this thread may be holding.
         self._asked, self._ask = os.pipe()
+        os.set_blocking(self._ask, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._ask, warn_on_full_buffer=False)
         self._waiting = False
         self._stopping = False
 
     def handle(self, _number: int, _frame: FrameType | None) -> None:
-        os.write(self._ask, b"!")
         if not self._waiting and not self._stopping:
             self._stopping = True
             raise KeyboardInterrupt
@@ -128,6 +130,7 @@ class _Stop:
         self._stopping = True
 
     def close(self) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._asked)
         os.close(self._ask)
 

@@ -88,6 +88,10 @@ class Engine:
         )
         self._membership = Membership(
             group=options.group,
+            name=options.name,
+            incarnation=options.incarnation,
+            bind=options.bind,
+            host=options.host,
             places={place.name: place.partitions for place in self.places.all.values()},
             standby_replicas=options.standby_replicas,
             client=options.membership_client,

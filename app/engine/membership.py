@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import errors as kafka_errors
@@ -19,8 +19,10 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
+from app.engine.beats import Beats
 from app.protocol.assignment import Member, assign
 from app.protocol.group_data import GroupPlan, MemberData
+from app.protocol.liveness import evictor
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class Membership(threading.Thread):
 
     Args:
         group: the group's name.
+        name, incarnation: of this worker.
+        bind, host: where its heartbeat channel listens, and where other workers reach it.
         places: every place of the cluster and its partitions, as the leader hands them out.
         standby_replicas: how many workers follow each place besides its host.
         client: keyword arguments of aiokafka's client (addresses, security).
@@ -84,6 +88,10 @@ class Membership(threading.Thread):
         self,
         *,
         group: str,
+        name: str,
+        incarnation: int,
+        bind: str,
+        host: str,
         places: Mapping[str, Sequence[tuple[str, int]]],
         standby_replicas: int,
         client: Mapping[str, Any],
@@ -91,6 +99,8 @@ class Membership(threading.Thread):
     ) -> None:
         super().__init__(name="membership", daemon=True)
         self._group = group
+        self._name = name
+        self._host = host
         self._places = places
         self._topics = sorted({topic for partitions in places.values() for topic, _ in partitions})
         self._standby_replicas = standby_replicas
@@ -104,6 +114,10 @@ class Membership(threading.Thread):
         self._assigned_generation: int | None = None
         self._coordinator: int | None = None
         self._client: Any = None
+        self._plan_now: GroupPlan | None = None
+        self._beat_address = ""
+        self._evictions: set[asyncio.Task[None]] = set()
+        self._beats = Beats(name, incarnation, bind, dead=self._dead, rejoin=self._rejoin.set)
         self._left: Future[None] = Future()
 
     # -- from other threads ---------------------------------------------------------------------------------------
@@ -130,6 +144,7 @@ class Membership(threading.Thread):
             self._loop.close()
 
     async def _main(self) -> None:
+        self._beat_address = f"{self._host}:{await self._beats.start()}"
         stopped = asyncio.ensure_future(self._stopping.wait())
         member = asyncio.ensure_future(self._member())
         await asyncio.wait({stopped, member}, return_when=asyncio.FIRST_COMPLETED)
@@ -141,6 +156,7 @@ class Membership(threading.Thread):
             stopped.cancel()
             await asyncio.wait({member, stopped})
             await self._depart()
+            await self._beats.stop()
 
     async def _member(self) -> None:
         while True:
@@ -205,7 +221,7 @@ class Membership(threading.Thread):
     async def _join(self) -> None:
         await self._callbacks.before_join()
         self._rejoin.clear()
-        data = self._callbacks.describe()
+        data = replace(self._callbacks.describe(), beat=self._beat_address)
         metadata = ConsumerProtocolMemberMetadata(0, self._topics, data.encode()).encode()
         while True:
             request = JoinGroupRequest(
@@ -226,7 +242,7 @@ class Membership(threading.Thread):
             self._member_id = joined.member_id
         self._generation = joined.generation_id
         leads = joined.leader_id == joined.member_id
-        shares = self._plan(joined.members) if leads else []
+        shares = self._shares(joined.members) if leads else []
         synced = await self._call(
             SyncGroupRequest(self._group, self._generation, self._member_id, None, shares)  # type: ignore[arg-type]
         )
@@ -238,6 +254,9 @@ class Membership(threading.Thread):
             GroupPlan.decode(assignment.user_data),
         )
         self._assigned_generation = self._generation
+        # Whoever asked for a join until now asked because of the generation that has just ended.
+        self._rejoin.clear()
+        self._watch(word.plan)
         log.info("generation %d%s", self._generation, " (leader)" if leads else "")
         self._callbacks.assigned(word)
 
@@ -260,9 +279,37 @@ class Membership(threading.Thread):
         finally:
             await self._client.close()
 
+    # -- failures -------------------------------------------------------------------------------------------------
+
+    def _watch(self, plan: GroupPlan) -> None:
+        self._plan_now = plan
+        self._beats.watch({name: (plan.beats.get(name, ""), entry[1]) for name, entry in plan.workers.items()})
+
+    def _dead(self, name: str) -> None:
+        """A worker is declared dead: remove it from the group, if that is for this worker to do."""
+        plan = self._plan_now
+        if plan is None or evictor(plan.leader, plan.workers, self._beats.dead) != self._name:
+            return
+        for victim in self._beats.dead & plan.members.keys():
+            task = asyncio.ensure_future(self._evict(victim, plan.members[victim]))
+            self._evictions.add(task)
+            task.add_done_callback(self._evictions.discard)
+
+    async def _evict(self, name: str, member_id: str) -> None:
+        """Leave the group in the dead worker's name: any client may, and nobody waits for its session to end."""
+        try:
+            await self._call(LeaveGroupRequest(self._group, member_id))
+        except kafka_errors.KafkaError as error:
+            log.debug("evicting %s: %r", name, error)
+            if not isinstance(error, _UNKNOWN):
+                return
+        log.info("worker %s is removed from the group", name)
+        self._beats.tell_rejoin()
+        self._rejoin.set()
+
     # -- the leader -----------------------------------------------------------------------------------------------
 
-    def _plan(self, joined: Sequence[Sequence[Any]]) -> list[tuple[str, bytes]]:
+    def _shares(self, joined: Sequence[Sequence[Any]]) -> list[tuple[str, bytes]]:
         members = []
         for entry in joined:
             data = MemberData.decode(ConsumerProtocolMemberMetadata.decode(entry[-1]).user_data)
@@ -291,6 +338,9 @@ class Membership(threading.Thread):
             workers={name: (data.url, data.incarnation) for name, data in live.items()},
             departed=frozenset(known - set(live)),
             superseded=decided.superseded,
+            leader=self._name,
+            beats={name: data.beat for name, data in live.items()},
+            members={data.name: member_id for member_id, data in members if member_id not in decided.superseded},
         ).encode()
         return [
             (

@@ -15,6 +15,8 @@ class EngineOptions:
     Args:
         name: the worker's name; its transactional id follows from it.
         url: where the worker's HTTP server answers; told to the group.
+        bind: the address on which its heartbeat channel listens.
+        host: the address on which other workers reach this one.
         incarnation: its start, milliseconds since the epoch.
         group: the worker group.
         transactional_id: of a worker, by its name.
@@ -31,6 +33,8 @@ class EngineOptions:
 
     name: str
     url: str
+    bind: str
+    host: str
     incarnation: int
     group: str
     transactional_id: Callable[[str], str]

@@ -200,7 +200,6 @@ class Places:
             rows.discard()
         place.committed = {}
         place.owner_died = False
-        place.suspicions = {}
 
     def _drop(self, place: Place) -> None:
         stores = [rows.store for rows in place.rows.values()]

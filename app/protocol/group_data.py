@@ -5,7 +5,7 @@ clients and other workers find a worker's URL); the leader's plan travels back w
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 VERSION = 1
@@ -17,6 +17,7 @@ class MemberData:
 
     ``incarnation``: its start, milliseconds since the epoch. ``hosts``: places that it served until this join.
     ``warm``: places whose rows it holds nearly complete. ``knows``: the members of its last assignment.
+    ``beat``: ``host:port`` of its heartbeat channel.
     """
 
     name: str
@@ -25,6 +26,7 @@ class MemberData:
     hosts: frozenset[str] = frozenset()
     warm: frozenset[str] = frozenset()
     knows: frozenset[str] = frozenset()
+    beat: str = ""
 
     def encode(self) -> bytes:
         return _dump(
@@ -36,6 +38,7 @@ class MemberData:
                 "hosts": sorted(self.hosts),
                 "warm": sorted(self.warm),
                 "knows": sorted(self.knows),
+                "beat": self.beat,
             }
         )
 
@@ -50,6 +53,7 @@ class MemberData:
             hosts=frozenset(fields.get("hosts", ())),
             warm=frozenset(fields.get("warm", ())),
             knows=frozenset(fields.get("knows", ())),
+            beat=str(fields.get("beat", "")),
         )
 
 
@@ -59,7 +63,8 @@ class GroupPlan:
 
     ``host``, ``standbys`` and ``warmups`` map places to worker names; ``workers`` maps names to (url, incarnation);
     ``departed`` are workers of earlier assignments that are not members now; ``superseded`` are member ids of
-    workers that must end because a younger one has their name.
+    workers that must end because a younger one has their name. ``leader`` is a worker's name; ``beats`` maps
+    names to ``host:port`` of their heartbeat channels, ``members`` to their member ids.
     """
 
     host: dict[str, str]
@@ -68,6 +73,9 @@ class GroupPlan:
     workers: dict[str, tuple[str, int]]
     departed: frozenset[str]
     superseded: frozenset[str]
+    leader: str = ""
+    beats: dict[str, str] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         return _dump(
@@ -79,6 +87,9 @@ class GroupPlan:
                 "workers": {name: list(entry) for name, entry in self.workers.items()},
                 "departed": sorted(self.departed),
                 "superseded": sorted(self.superseded),
+                "leader": self.leader,
+                "beats": self.beats,
+                "members": self.members,
             }
         )
 
@@ -93,6 +104,9 @@ class GroupPlan:
             workers={name: (str(entry[0]), int(entry[1])) for name, entry in fields["workers"].items()},
             departed=frozenset(fields["departed"]),
             superseded=frozenset(fields["superseded"]),
+            leader=str(fields.get("leader", "")),
+            beats=dict(fields.get("beats", {})),
+            members=dict(fields.get("members", {})),
         )
 
     def hosted_by(self, worker: str) -> frozenset[str]:

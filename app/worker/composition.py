@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -110,6 +111,8 @@ class Worker:
             EngineOptions(
                 name=self.name,
                 url=url,
+                bind=settings.host,
+                host=urlsplit(url).hostname or settings.host,
                 incarnation=self._incarnation,
                 group=names.group,
                 transactional_id=names.transactional_id,

@@ -330,7 +330,7 @@ class World:
         self.work(host, 2)
         self.check()
 
-    def quiet(self, worker: Worker) -> None:
+    def quiet(self, worker: Worker, *, answers: bool = True) -> None:
         """Everything that the worker waits for happens."""
         if worker.awake:
             self.end_transaction(worker.name, commits=True)
@@ -339,7 +339,8 @@ class World:
             self.hear(worker)
         self.read_for_restore(worker)
         self.end_restore(worker)
-        for _ in range(len(worker.answers) + len(worker.claims) + 2):
+        self.claim(worker)
+        for _ in range((len(worker.answers) + len(worker.claims) + 2) * answers):
             self.answer(worker, 0)
             self.claim(worker)
 

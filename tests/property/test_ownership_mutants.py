@@ -25,8 +25,8 @@ from app.protocol.ownership import (
     UnitAborted,
     step,
 )
-from tests.property.mutation import survives
-from tests.property.test_ownership_machine import OwnershipMachine
+from tests.property.mutation import killed_after
+from tests.property.test_ownership_machine import walk
 
 Mutant = Callable[[Holding, Event], Step | None]
 """What the changed rule says, or None where the core decides as always."""
@@ -175,8 +175,8 @@ MUTANTS: list[Mutant] = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_the_machine_kills(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "step", lambda holding, event: mutant(holding, event) or step(holding, event))
-    assert not survives(OwnershipMachine)
+    assert killed_after(walk) is not None
 
 
 def test_the_core_itself_survives() -> None:
-    assert survives(OwnershipMachine)
+    assert killed_after(walk) is None

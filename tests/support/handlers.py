@@ -6,6 +6,7 @@ Workers load this module by ``HOLDFAST_HANDLERS=app.samples,tests.support.handle
 import asyncio
 import ctypes
 import os
+import random
 import time
 from typing import Any
 
@@ -96,7 +97,9 @@ def retry(session: AnySession, payload: Payload) -> Payload:
 
 @handler("big.state")
 def big_state(session: AnySession, payload: Payload) -> Payload:
-    session.state["big"] = "x" * payload["bytes"]
+    # Chance, so that nothing makes it smaller on its way to the disk.
+    content = random.Random(payload.get("seed", 0)).randbytes(payload["bytes"] // 2).hex()
+    session.state["big"] = content
     return {"bytes": payload["bytes"]}
 
 

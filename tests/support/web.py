@@ -38,7 +38,7 @@ class FakeView:
     def status(self) -> dict[str, Any]:
         return {"namespace": "test", "view": 0, "workers": [], "servers": []}
 
-    def locate(self, tenant: str, session: str) -> Place:  # noqa: ARG002
+    def locate(self, tenant: str, session: str) -> Place:
         return self.place
 
     def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ class FakeGateway:
         offset = len(self.tasks) - 1
         return Sent(task.id or f"0/{offset}", 0, offset)
 
-    async def perform(self, task: Task, wait_s: float) -> tuple[Sent, Result | None]:  # noqa: ARG002
+    async def perform(self, task: Task, wait_s: float) -> tuple[Sent, Result | None]:
         sent = await self.publish(task)
         if "answer" not in task.payload:
             return sent, None

@@ -30,9 +30,7 @@ def changes() -> "queue.Queue[Change]":
 
 @pytest.fixture
 def start(tmp_path: Path, changes: "queue.Queue[Change]", monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    monkeypatch.setattr(
-        worker_process, "command_of", lambda name: [sys.executable, str(STAND_IN), "--name", name]
-    )
+    monkeypatch.setattr(worker_process, "command_of", lambda name: [sys.executable, str(STAND_IN), "--name", name])
     monkeypatch.setattr(worker_process, "_BACK_OFF_S", 0.01)
     started = []
 
@@ -60,9 +58,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def test_a_worker_is_ready_when_it_says_so_and_stops_in_order(
-    start: Start, changes: "queue.Queue[Change]"
-) -> None:
+def test_a_worker_is_ready_when_it_says_so_and_stops_in_order(start: Start, changes: "queue.Queue[Change]") -> None:
     worker = start("w1")
     worker.wait_until_ready(20)
     assert worker.url == "http://127.0.0.1:1/stand-in"
@@ -98,9 +94,7 @@ def test_a_frozen_or_stubborn_worker_is_stopped_as_well(start: Start, changes: "
     assert stubborn.process.returncode == -signal.SIGKILL
 
 
-def test_a_worker_that_dies_before_it_is_ready_is_quoted(
-    start: Start, changes: "queue.Queue[Change]"
-) -> None:
+def test_a_worker_that_dies_before_it_is_ready_is_quoted(start: Start, changes: "queue.Queue[Change]") -> None:
     worker = start("dies")
     with pytest.raises(HoldfastError, match=r"worker dies ended with exit code 7: it said: .*no luck today"):
         worker.wait_until_ready(20)
@@ -114,9 +108,7 @@ def test_a_worker_that_is_not_ready_in_time_is_reported(start: Start) -> None:
         start("silent").wait_until_ready(0.3)
 
 
-def test_a_killed_worker_stays_dead_unless_restart_is_asked_for(
-    start: Start, changes: "queue.Queue[Change]"
-) -> None:
+def test_a_killed_worker_stays_dead_unless_restart_is_asked_for(start: Start, changes: "queue.Queue[Change]") -> None:
     mortal, risen = start("w1"), start("w2", restart=True)
     for worker in (mortal, risen):
         worker.wait_until_ready(20)

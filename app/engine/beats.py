@@ -1,0 +1,177 @@
+"""Heartbeat channels between workers: every worker listens to every other one. Runs in the membership thread.
+
+A worker writes to whoever connects: one line that says who it is, then a byte at every beat. It reads nothing, so
+whoever reaches the port learns that the worker lives and can do no harm.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from app.protocol import liveness
+from app.protocol.liveness import BEAT_S, Beat, Closed, Dead, Effect, Left, Peer, Refused, Tick, Unknown
+
+log = logging.getLogger(__name__)
+
+BEAT = b"."
+REJOIN = b"R"
+"""Somebody was removed from the group: join again now, rather than after the next heartbeat to the broker."""
+BYE = b"B"
+
+RECONNECT_S = 0.05
+CONNECT_S = 1.0
+HELLO_BYTES = 512
+
+
+class Beats:
+    """The channels of one worker.
+
+    Args:
+        name, incarnation: of this worker.
+        host: the address to listen on.
+        dead: called with the name of a worker that is declared dead.
+        rejoin: called when another worker says that the group changes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        incarnation: int,
+        host: str,
+        *,
+        dead: Callable[[str], None],
+        rejoin: Callable[[], None],
+    ) -> None:
+        self._hello = b"%b %d\n" % (name.encode(), incarnation)
+        self._name = name
+        self._host = host
+        self._declare_dead = dead
+        self._rejoin = rejoin
+        self._server: asyncio.Server | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+        self._listeners: set[asyncio.StreamWriter] = set()
+        self._peers: dict[str, Peer] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._hellos: dict[str, tuple[str, bytes]] = {}
+        self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def dead(self) -> frozenset[str]:
+        return frozenset(name for name, peer in self._peers.items() if isinstance(peer, Dead))
+
+    async def start(self) -> int:
+        """Listen, and begin to beat; the port."""
+        self._server = await asyncio.start_server(self._accept, self._host, 0)
+        self._beating = asyncio.ensure_future(self._beat())
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def watch(self, workers: Mapping[str, tuple[str, int]]) -> None:
+        """Listen to exactly these workers: name to (address ``host:port``, incarnation)."""
+        wanted = {
+            name: (address, b"%b %d\n" % (name.encode(), incarnation))
+            for name, (address, incarnation) in workers.items()
+            if name != self._name and address
+        }
+        for name in list(self._hellos):
+            if wanted.get(name) != self._hellos[name]:
+                self._tasks.pop(name).cancel()
+                del self._hellos[name], self._peers[name]
+        for name, (address, hello) in wanted.items():
+            if name not in self._hellos:
+                self._hellos[name] = (address, hello)
+                self._peers[name] = Unknown()
+                self._tasks[name] = asyncio.ensure_future(self._listen(name, address, hello))
+
+    def tell_rejoin(self) -> None:
+        """Tell every worker that listens here to join the group again."""
+        self._write(REJOIN)
+
+    async def stop(self) -> None:
+        """Say good-bye, so that nobody takes the end for a death."""
+        self._write(BYE)
+        if self._server is not None:
+            self._server.close()
+        tasks = [*self._answering, *self._tasks.values(), *((self._beating,) if self._beating else ())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- what others hear -----------------------------------------------------------------------------------------
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        writer.write(self._hello)
+        self._listeners.add(writer)
+        try:
+            while await reader.read(64):
+                pass  # Nothing that is said here is listened to.
+        except OSError:
+            pass
+        finally:
+            self._listeners.discard(writer)
+            self._answering.discard(task)
+            writer.close()
+
+    def _write(self, byte: bytes) -> None:
+        for writer in list(self._listeners):
+            writer.write(byte)
+
+    async def _beat(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(BEAT_S)
+            self._write(BEAT)
+            now = time.monotonic()
+            for name in list(self._peers):
+                self._step(name, Tick(now, last))
+            last = now
+
+    # -- what is heard --------------------------------------------------------------------------------------------
+
+    async def _listen(self, name: str, address: str, hello: bytes) -> None:
+        """Hold one channel open, and report what comes over it."""
+        host, _, port = address.rpartition(":")
+        while not isinstance(self._peers[name], Dead):
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    reader, writer = await asyncio.open_connection(host, int(port))
+                    said = await reader.readline()
+            except ConnectionRefusedError:
+                self._step(name, Refused())
+            except (OSError, TimeoutError):
+                self._step(name, Closed())
+            else:
+                try:
+                    if said == hello:
+                        await self._hear(name, reader)
+                    else:
+                        # A successor under the same name, or a stranger on the same port: the one we knew is gone.
+                        self._step(name, Refused() if said else Closed())
+                finally:
+                    writer.close()
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _hear(self, name: str, reader: asyncio.StreamReader) -> None:
+        self._step(name, Beat(time.monotonic()))
+        try:
+            while data := await reader.read(HELLO_BYTES):
+                self._step(name, Beat(time.monotonic()))
+                if REJOIN in data:
+                    self._rejoin()
+                if BYE in data:
+                    self._step(name, Left())
+                    return
+        except OSError:
+            pass
+        self._step(name, Closed())
+
+    def _step(self, name: str, event: liveness.Event) -> None:
+        decided = liveness.step(self._peers[name], event)
+        self._peers[name] = decided.peer
+        if Effect.DECLARE_DEAD in decided.effects:
+            log.info("worker %s is dead", name)
+            self._declare_dead(name)
