@@ -184,11 +184,6 @@ def ensure(admin: AdminClient, settings: Settings, *, timeout_s: float = READY_T
     _wait_until_empty(leaderless, deadline, "without a leader")
 
 
-def cluster_id(admin: AdminClient, settings: Settings) -> str:
-    """The id of the Kafka cluster, fixed when it was formatted."""
-    return str(_metadata(admin, settings).cluster_id)
-
-
 def check(admin: AdminClient, settings: Settings) -> list[str]:
     """Say what is wrong with the topics of the namespace: one line each, none if all is well.
 

@@ -105,12 +105,12 @@ class Janitor(threading.Thread):
         )
         answer = asked[self._group].result()
         reached = {(entry.topic, entry.partition): max(0, entry.offset) for entry in answer.topic_partitions or ()}
-        self.lags = {
-            (entry.topic, entry.partition): max(
-                0, future.result().offset - reached.get((entry.topic, entry.partition), 0)
-            )
-            for entry, future in ends.items()
-        }
+        self.lags = {}
+        for entry, future in ends.items():
+            where = (entry.topic, entry.partition)
+            # The last record of a stream that is written in transactions is the marker of the last one.
+            markers = 1 if entry.topic in self._truncated else 0
+            self.lags[where] = max(0, future.result().offset - reached.get(where, 0) - markers)
 
     def _truncate(self) -> None:
         behind = {

@@ -1,7 +1,6 @@
 """The end of every run with faults: all results there, the account clean, the chains whole."""
 
 import time
-from collections.abc import Mapping
 
 from app.observe.account import Account
 from app.observe.reading import read_account, wait_for_results
@@ -36,15 +35,4 @@ def check_chains(workers: Workers, *, deadline: float) -> None:
 
 def when_sent(load: Load, count: int, timeout: float = 300.0) -> None:
     """Wait until the load has ``count`` tasks acknowledged, or has ended."""
-    wait_for(
-        lambda: load.acknowledged >= count or not load.running, timeout, f"{count} tasks are acknowledged"
-    )
-
-
-def hosts(workers: Workers, kind: str = "servers") -> Mapping[int, str]:
-    """Say who hosts each server, as a worker that runs says."""
-    for worker in workers.running:
-        status, body = worker.get("/api/status")
-        if status == 200:
-            return {entry["server"]: entry["host"] for entry in body[kind]}
-    return {}
+    wait_for(lambda: load.acknowledged >= count or not load.running, timeout, f"{count} tasks are acknowledged")
