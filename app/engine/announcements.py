@@ -51,6 +51,7 @@ class Announcements:
                 "group.id": f"{self._topic}-reader",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 5,
             }
         )
         found: dict[bytes, bytes] = {}

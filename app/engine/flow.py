@@ -188,6 +188,9 @@ class Flow:
         unit, self.unit = self.unit, Unit(self._options.commit_interval)
         self._hurried = False
         rows = [found for place in places for found in self._seal_rows(place, unit)]
+        if released:
+            sealed_rows = {id(found) for found, _ in rows}
+            rows += [(own, {}) for place in places for own in place.rows.values() if id(own) not in sealed_rows]
         for place in places:
             if released:
                 for where in place.partitions:
@@ -197,7 +200,9 @@ class Flow:
                 if held is not None:
                     unit.offsets[where] = held
         sealed = self._sealed(unit.records, unit.others, unit.offsets, released=released)
-        self.in_flight = Submission(sealed, self.generation, rows, answered=self._answered_in_thread)
+        self.in_flight = Submission(
+            sealed, self.generation, rows, checkpoint=released, answered=self._answered_in_thread
+        )
         self._committer.submit(self.in_flight)
 
     def _seal_rows(self, place: Place, unit: Unit) -> list[tuple[Rows, Mapping[bytes, bytes | None]]]:

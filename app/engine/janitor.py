@@ -44,7 +44,8 @@ class Janitor(threading.Thread):
     ) -> None:
         super().__init__(name="janitor", daemon=True)
         self.lags: dict[Partition, int] = {}
-        self._admin = AdminClient(dict(config))
+        self._config = dict(config)
+        self._admin = AdminClient(self._config)
         self._group = group
         self._streams = streams
         self._truncated = truncated
@@ -92,6 +93,8 @@ class Janitor(threading.Thread):
                     self._truncate()
             except KafkaException as error:
                 log.debug("housekeeping: %s", error)
+                # As in OffsetReader: the client may go on using a leader epoch from before a broker's restart.
+                self._admin = AdminClient(self._config)
 
     def _measure(self) -> None:
         wanted = [TopicPartition(topic, partition) for topic, partition in self._streams]

@@ -45,7 +45,8 @@ class OffsetReader:
         options = {**config, "group.id": group, "enable.auto.commit": False}
         self._consumer = Consumer({**options, "isolation.level": "read_committed"})
         self._hasty = Consumer({**options, "isolation.level": "read_uncommitted"})
-        self._admin = AdminClient(dict(config))
+        self._config = dict(config)
+        self._admin = AdminClient(self._config)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         """The stable committed offset of each partition; raises KafkaException when the broker does not answer."""
@@ -81,10 +82,15 @@ class OffsetReader:
         wanted = {TopicPartition(t, p): spec for t, p in partitions}
         if not wanted:
             return {}
-        answers = self._admin.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._timeout
-        )
-        return {(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
+        try:
+            answers = self._admin.list_offsets(
+                wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._timeout
+            )
+            return {(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
+        except KafkaException:
+            # The client goes on using a leader epoch from before a broker's restart: only a new one asks anew.
+            self._admin = AdminClient(self._config)
+            raise
 
     def close(self) -> None:
         self._consumer.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from app.engine.bounded import Bounded
 from app.engine.crashpoints import passing
 from app.engine.offsets import OffsetReader, Partition
 from app.protocol.unit import Outcome, Tag, outcome
@@ -21,8 +22,10 @@ from app.protocol.unit import Outcome, Tag, outcome
 log = logging.getLogger(__name__)
 
 TRANSACTION_TIMEOUT_MS = 10_000
-CALL_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 8.0
 INIT_TIMEOUT_S = 5.0
+UNIT_DEADLINE_S = 10.0
+"""When a transaction has not ended after so long, its outcome is unknown; the broker ends it after as long."""
 
 _REFUSED = {
     KafkaError.ILLEGAL_GENERATION,
@@ -95,6 +98,8 @@ class TransactionalProducer:
         self._offsets = offsets
         self._stopping = stopping
         self._producer: Producer | None = None
+        self._left_behind: list[Producer] = []
+        self._bounded = Bounded("transaction")
 
     def start(self) -> None:
         """Initialise the transactional id: end what an earlier process left open under it, and fence that process."""
@@ -102,12 +107,13 @@ class TransactionalProducer:
         while not self._stopping():
             producer = Producer(self._config)
             try:
-                producer.init_transactions(INIT_TIMEOUT_S)
+                self._bounded.run(lambda made=producer: made.init_transactions(INIT_TIMEOUT_S), 2 * INIT_TIMEOUT_S)  # type: ignore[misc]
                 self._producer = producer
                 return
-            except KafkaException as error:
+            except (KafkaException, TimeoutError) as error:
+                self._leave_behind(producer, error)
                 if not told:
-                    log.warning("the broker does not answer (%s); waiting for it", error.args[0].str())
+                    log.warning("the broker does not answer (%s); waiting for it", _text(error))
                     told = True
                 time.sleep(0.2)
 
@@ -119,41 +125,51 @@ class TransactionalProducer:
         if producer is None:
             return Answer.ABORTED
         try:
-            producer.begin_transaction()
-            passing("before-changelog")
-            self._produce(producer, unit)
-            producer.flush(CALL_TIMEOUT_S)
-            passing("before-offsets")
-            producer.send_offsets_to_transaction(
-                [TopicPartition(t, p, o, unit.tag.encode()) for (t, p), o in unit.offsets.items()],
-                unit.group_metadata,
-                CALL_TIMEOUT_S,
-            )
-            passing("before-commit")
-            producer.commit_transaction(CALL_TIMEOUT_S)
+            self._bounded.run(lambda: self._write(producer, unit), UNIT_DEADLINE_S)
             passing("after-commit")
             return Answer.COMMITTED
-        except KafkaException as error:
-            return self._after(producer, error.args[0], unit)
+        except (KafkaException, TimeoutError) as error:
+            return self._after(producer, error, unit)
 
-    def _after(self, producer: Producer, error: KafkaError, unit: Sealed) -> Answer:
-        code = error.code()
+    def _write(self, producer: Producer, unit: Sealed) -> None:
+        """The transaction: records, flush, offsets, commit."""
+        producer.begin_transaction()
+        passing("before-changelog")
+        self._produce(producer, unit)
+        producer.flush(CALL_TIMEOUT_S)
+        passing("before-offsets")
+        producer.send_offsets_to_transaction(
+            [TopicPartition(t, p, o, unit.tag.encode()) for (t, p), o in unit.offsets.items()],
+            unit.group_metadata,
+            CALL_TIMEOUT_S,
+        )
+        passing("before-commit")
+        producer.commit_transaction(CALL_TIMEOUT_S)
+
+    def _after(self, producer: Producer, error: KafkaException | TimeoutError, unit: Sealed) -> Answer:
+        code = error.args[0].code() if isinstance(error, KafkaException) else None
         if code in _REFUSED and self._aborted(producer):
-            log.info("unit %d refused: %s", unit.tag.unit, error.str())
+            log.info("unit %d refused: %s", unit.tag.unit, _text(error))
             return Answer.REFUSED
         self._producer = None
         if code in _FENCED:
             return Answer.FENCED
-        log.warning("unit %d: outcome unknown (%s); replacing the producer to learn it", unit.tag.unit, error.str())
-        del producer
+        log.warning("unit %d: outcome unknown (%s); replacing the producer to learn it", unit.tag.unit, _text(error))
+        self._leave_behind(producer, error)
         self.start()
         return self._learn(unit)
 
+    def _leave_behind(self, producer: Producer, error: KafkaException | TimeoutError) -> None:
+        """A producer whose call has not returned must not be destroyed under it."""
+        if isinstance(error, TimeoutError):
+            self._left_behind.append(producer)
+
     def _aborted(self, producer: Producer) -> bool:
         try:
-            producer.abort_transaction(CALL_TIMEOUT_S)
+            self._bounded.run(lambda: producer.abort_transaction(CALL_TIMEOUT_S), CALL_TIMEOUT_S + 1)
             return True
-        except KafkaException:
+        except (KafkaException, TimeoutError) as error:
+            self._leave_behind(producer, error)
             return False
 
     def _learn(self, unit: Sealed) -> Answer:
@@ -187,6 +203,10 @@ class TransactionalProducer:
                 except BufferError:
                     producer.poll(0.01)
         producer.poll(0)
+
+
+def _text(error: KafkaException | TimeoutError) -> str:
+    return str(error.args[0].str()) if isinstance(error, KafkaException) else "a call did not return in time"
 
 
 def fence(config: Mapping[str, Any], transactional_id: str, timeout: float) -> None:

@@ -75,11 +75,15 @@ class Unit:
 
 @dataclass(slots=True)
 class Submission:
-    """A sealed unit on its way, the rows that become committed with it, and the generation it belongs to."""
+    """A sealed unit on its way, the rows that become committed with it, and the generation it belongs to.
+
+    With ``checkpoint`` the stores of ``rows`` learn their positions, as they otherwise do now and then.
+    """
 
     unit: Sealed
     generation: int
     rows: Sequence[tuple[Rows, Mapping[bytes, bytes | None]]] = ()
+    checkpoint: bool = False
     answer: Answer | None = None
     answered: Callable[["Submission"], None] = field(default=lambda submission: None)
 
@@ -142,20 +146,20 @@ class Committer:
     def _commit(self, submission: Submission) -> Answer:
         if submission.generation != self._generation:
             return Answer.REFUSED
-        positions = self._positions([rows for rows, _ in submission.rows])
+        positions = self._positions([rows for rows, _ in submission.rows], submission.checkpoint)
         answer = self._producer.commit(submission.unit)
         if answer is Answer.COMMITTED:
             for rows, changes in submission.rows:
                 rows.store.apply(changes.items(), positions.get((rows.topic, rows.partition)))
         return answer
 
-    def _positions(self, rows: Sequence[Rows]) -> dict[Partition, int]:
+    def _positions(self, rows: Sequence[Rows], now: bool) -> dict[Partition, int]:
         """Positions that the stores may note with this unit, now and then.
 
         They are read before the commit: if it is accepted, this worker was the only writer up to then, and all that
         it wrote below them is applied already.
         """
-        if not rows or time.monotonic() < self._checkpoint:
+        if not rows or (time.monotonic() < self._checkpoint and not now):
             return {}
         self._checkpoint = time.monotonic() + CHECKPOINT_S
         try:

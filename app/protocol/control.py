@@ -50,30 +50,44 @@ def encode_wakeup(wakeup: Wakeup, due_ms: int | None = None) -> bytes:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def decode_control(key: bytes, value: bytes) -> Control:
+def decode_control(key: bytes | None, value: bytes | None) -> Control:
     """A control record of a server's stream.
 
     Raises:
         PeerProtocolError: a later version wrote it, or somebody else.
     """
-    fields = _fields(key, value)
-    return Wakeup(fields["tenant"], fields["session"], fields["arrival"], fields["attempt"])
+    return _wakeup(_fields(key, value))
 
 
-def decode_due(key: bytes, value: bytes) -> DueWakeup:
+def decode_due(key: bytes | None, value: bytes | None) -> DueWakeup:
     """A control record of ``delay``; raises as :func:`decode_control`."""
     fields = _fields(key, value)
-    wakeup = Wakeup(fields["tenant"], fields["session"], fields["arrival"], fields["attempt"])
-    return DueWakeup(wakeup, fields["due"])
+    return DueWakeup(_wakeup(fields), _field(fields, "due", int))
 
 
-def _fields(key: bytes, value: bytes) -> dict[str, Any]:
+def _wakeup(fields: dict[str, Any]) -> Wakeup:
+    return Wakeup(
+        _field(fields, "tenant", str),
+        _field(fields, "session", str),
+        _field(fields, "arrival", int),
+        _field(fields, "attempt", int),
+    )
+
+
+def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if type(value) is kind:
+        return value
+    raise PeerProtocolError(f"a control record whose {name!r} is {value!r:.80}")
+
+
+def _fields(key: bytes | None, value: bytes | None) -> dict[str, Any]:
     if key != WAKE_KEY:
-        raise PeerProtocolError(f"unknown control record {key[:40]!r}: all workers must run one release")
+        raise PeerProtocolError(f"unknown control record {key!r:.40}: all workers must run one release")
     try:
-        fields: dict[str, Any] = json.loads(value)
-        if fields["v"] == VERSION:
-            return fields
-    except (ValueError, KeyError, TypeError) as error:
-        raise PeerProtocolError(f"not a control record: {value[:80]!r}") from error
+        fields = json.loads(value or b"")
+    except ValueError as error:
+        raise PeerProtocolError(f"not a control record: {value!r:.80}") from error
+    if type(fields) is dict and fields.get("v") == VERSION:
+        return fields
     raise PeerProtocolError("a control record of another version: all workers must run one release")

@@ -5,6 +5,8 @@ clients and other workers find a worker's URL); the leader's plan travels back w
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,15 +48,16 @@ class MemberData:
     def decode(cls, data: bytes) -> "MemberData":
         """Raise ValueError for data that no worker wrote."""
         fields = _load(data)
-        return cls(
-            name=str(fields["name"]),
-            url=str(fields["url"]),
-            incarnation=int(fields["incarnation"]),
-            hosts=frozenset(fields.get("hosts", ())),
-            warm=frozenset(fields.get("warm", ())),
-            knows=frozenset(fields.get("knows", ())),
-            beat=str(fields.get("beat", "")),
-        )
+        with _strangers_refused():
+            return cls(
+                name=str(fields["name"]),
+                url=str(fields["url"]),
+                incarnation=int(fields["incarnation"]),
+                hosts=frozenset(fields.get("hosts", ())),
+                warm=frozenset(fields.get("warm", ())),
+                knows=frozenset(fields.get("knows", ())),
+                beat=str(fields.get("beat", "")),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +100,18 @@ class GroupPlan:
     def decode(cls, data: bytes) -> "GroupPlan":
         """Raise ValueError for data that no leader wrote."""
         fields = _load(data)
-        return cls(
-            host=dict(fields["host"]),
-            standbys={place: tuple(names) for place, names in fields["standbys"].items()},
-            warmups=dict(fields["warmups"]),
-            workers={name: (str(entry[0]), int(entry[1])) for name, entry in fields["workers"].items()},
-            departed=frozenset(fields["departed"]),
-            superseded=frozenset(fields["superseded"]),
-            leader=str(fields.get("leader", "")),
-            beats=dict(fields.get("beats", {})),
-            members=dict(fields.get("members", {})),
-        )
+        with _strangers_refused():
+            return cls(
+                host=dict(fields["host"]),
+                standbys={place: tuple(names) for place, names in fields["standbys"].items()},
+                warmups=dict(fields["warmups"]),
+                workers={name: (str(entry[0]), int(entry[1])) for name, entry in fields["workers"].items()},
+                departed=frozenset(fields["departed"]),
+                superseded=frozenset(fields["superseded"]),
+                leader=str(fields.get("leader", "")),
+                beats=dict(fields.get("beats", {})),
+                members=dict(fields.get("members", {})),
+            )
 
     def hosted_by(self, worker: str) -> frozenset[str]:
         return frozenset(place for place, name in self.host.items() if name == worker)
@@ -120,6 +124,14 @@ class GroupPlan:
 
 def _dump(fields: dict[str, object]) -> bytes:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
+
+
+@contextmanager
+def _strangers_refused() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"not the data of a Holdfast worker: {error!r}") from error
 
 
 def _load(data: bytes) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+DIGITS_MAX = 19
+
 
 @dataclass(frozen=True, slots=True)
 class Tag:
@@ -40,9 +42,14 @@ class Tag:
         if len(words) != 4 or words[3] not in ("c", "r"):
             return None
         worker, incarnation, unit, state = words
-        if not (worker and incarnation.isdecimal() and unit.isdecimal()):
+        if not (worker and _is_number(incarnation) and _is_number(unit)):
             return None
         return cls(worker, int(incarnation), int(unit), state == "r")
+
+
+def _is_number(word: str) -> bool:
+    """Digits, and no more of them than a tag of ours can have."""
+    return word.isdecimal() and len(word) <= DIGITS_MAX
 
 
 class Outcome(Enum):
@@ -57,12 +64,13 @@ class Outcome(Enum):
 def outcome(found: Iterable[Tag | None], ours: Tag) -> Outcome:
     """Learn a unit's outcome from the tags that its partitions carry after its producer was replaced.
 
-    ``found`` has the tag of each partition of the unit, read with stable offsets (no transaction pending).
+    ``found`` has the tag of each partition of the unit, read with stable offsets (no transaction pending). A unit
+    without partitions leaves no trace to learn from; FOREIGN makes its worker read everything again.
     """
     tags = list(found)
     if any(_same_unit(tag, ours) for tag in tags):
         return Outcome.COMMITTED
-    if all(tag is not None and _earlier(tag, ours) for tag in tags):
+    if tags and all(tag is not None and _earlier(tag, ours) for tag in tags):
         return Outcome.ABORTED
     return Outcome.FOREIGN
 

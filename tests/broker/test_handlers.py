@@ -134,9 +134,7 @@ def test_a_handler_over_its_time_is_cancelled(workers: Workers, probe: Probe, ki
 
 @pytest.mark.timeout(240)
 @pytest.mark.settings(task_timeout=2.0, max_crashes=2)
-@pytest.mark.parametrize(
-    ("kind", "error"), [("exit", "HostDied"), ("segv", "HostDied"), ("loop", "TaskTimeout")]
-)
+@pytest.mark.parametrize(("kind", "error"), [("exit", "HostDied"), ("segv", "HostDied"), ("loop", "TaskTimeout")])
 def test_a_deadly_task_takes_few_workers_down(workers: Workers, probe: Probe, kind: str, error: str) -> None:
     """No more hosts than MAX_CRASHES; every other task is performed, also those behind it in its session."""
     with revived(workers, "w1", "w2") as exits:
@@ -204,18 +202,26 @@ def test_a_task_sent_to_another_session(workers: Workers, probe: Probe) -> None:
     clean(workers)
 
 
-def test_what_a_handler_emits_goes_out_only_if_it_succeeds(workers: Workers, probe: Probe) -> None:
-    topic = f"{workers.namespace}.own"
+@pytest.fixture
+def own_topic(workers: Workers) -> Iterator[str]:
+    """A topic of the user's: outside the namespace, whose topics are Holdfast's own."""
+    topic = f"{workers.namespace}-own"
     admin = AdminClient({**workers.config})
     admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(30)
+    yield topic
+    admin.delete_topics([topic])[topic].result(30)
+
+
+def test_what_a_handler_emits_goes_out_only_if_it_succeeds(workers: Workers, probe: Probe, own_topic: str) -> None:
     workers.start_ready("w1")
-    probe.done(probe.send("acme", "s", "emit", {"topic": topic, "value": {"n": 1}, "key": "k"}))
-    failed = probe.send("acme", "s", "emit", {"topic": topic, "value": {"n": 2}, "fail": True})
+    probe.done(probe.send("acme", "s", "emit", {"topic": own_topic, "value": {"n": 1}, "key": "k"}))
+    failed = probe.send("acme", "s", "emit", {"topic": own_topic, "value": {"n": 2}, "fail": True})
     assert probe.failed(failed) == "ValueError"
-    unknown = probe.send("acme", "s", "emit", {"topic": "no-such-topic-here", "value": 1})
-    assert probe.failed(unknown) == "UnknownTopic"
-    probe.done(probe.send("acme", "s", "emit", {"topic": topic, "value": "three"}))
-    assert records(workers, topic, 2) == [(b"k", b'{"n":1}'), (None, b"three")]
+    for name in ("no-such-topic-here", f"{workers.namespace}.results"):
+        wrong = probe.send("acme", "s", "emit", {"topic": name, "value": 1})
+        assert probe.failed(wrong) == "UnknownTopic"
+    probe.done(probe.send("acme", "s", "emit", {"topic": own_topic, "value": "three"}))
+    assert records(workers, own_topic, 2) == [(b"k", b'{"n":1}'), (None, b"three")]
     clean(workers)
 
 

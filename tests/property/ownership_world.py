@@ -11,8 +11,8 @@ from app.protocol import ownership
 from app.protocol.ownership import (
     Absent,
     Assigned,
-    Claiming,
     ClaimEnded,
+    Claiming,
     Effect,
     Event,
     Holding,
@@ -272,6 +272,10 @@ class World:
         worker.present = present
         self.feed(worker, word)
 
+    def hear_all(self, worker: Worker) -> None:
+        while worker.awake and worker.inbox:
+            self.hear(worker)
+
     def kill(self, name: str) -> None:
         """The process dies; a transaction that it had open stays open."""
         self.workers[name] = Worker(name, dead=True)
@@ -330,17 +334,15 @@ class World:
         self.work(host, 2)
         self.check()
 
-    def quiet(self, worker: Worker, *, answers: bool = True) -> None:
+    def quiet(self, worker: Worker) -> None:
         """Everything that the worker waits for happens."""
         if worker.awake:
             self.end_transaction(worker.name, commits=True)
             self.learn(worker)
-        while worker.awake and worker.inbox:
-            self.hear(worker)
+        self.hear_all(worker)
         self.read_for_restore(worker)
         self.end_restore(worker)
-        self.claim(worker)
-        for _ in range((len(worker.answers) + len(worker.claims) + 2) * answers):
+        for _ in range(len(worker.answers) + len(worker.claims) + 2):
             self.answer(worker, 0)
             self.claim(worker)
 

@@ -9,8 +9,8 @@ from app.protocol import ownership
 from app.protocol.ownership import (
     Absent,
     Assigned,
-    Claiming,
     ClaimEnded,
+    Claiming,
     Effect,
     Event,
     Holding,

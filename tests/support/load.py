@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import orjson
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from app.observe.reading import Config
 from app.topics import Names
@@ -126,6 +126,11 @@ class Load:
                 self._producer.produce(self._topic, value, key, on_delivery=self._delivered)
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException as error:
+                # The topic is gone: the test that sent is over.
+                self.refused.append(str(error))
+                self._stop.set()
+                return
             else:
                 return
 

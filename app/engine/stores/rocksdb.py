@@ -13,7 +13,7 @@ from typing import cast
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager
 
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, HoldfastError
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def _after(prefix: bytes) -> bytes:
 class RocksStore:
     """See :class:`app.engine.stores.Store`."""
 
-    def __init__(self, database: Rdict, table: str, partition: int) -> None:
+    def __init__(self, stores: "RocksStores", database: Rdict, table: str, partition: int) -> None:
+        self._stores = stores
         self._database = database
         self._prefix = b"%b/%05d/" % (table.encode(), partition)
         self._position_key = b"!position/" + self._prefix
@@ -80,7 +81,7 @@ class RocksStore:
             batch.put(self._position_key, b"%d" % position)
             batch.put(_TIME, b"%d" % int(time.time()))
         if not batch.is_empty():
-            self._database.write(batch)
+            self._stores.write(batch)
         if position is not None:
             self._position = position
 
@@ -111,6 +112,7 @@ class RocksStores:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._cause = ""
         self._database = self._open()
         written = self._database.get(_TIME)
         if written is not None and time.time() - int(written) > TOMBSTONE_RETENTION_S:
@@ -135,7 +137,23 @@ class RocksStores:
                 time.sleep(0.2)
 
     def open(self, table: str, partition: int) -> RocksStore:
-        return RocksStore(self._database, table, partition)
+        return RocksStore(self, self._database, table, partition)
+
+    def write(self, batch: WriteBatch) -> None:
+        """Write all of ``batch`` or nothing.
+
+        Raises:
+            HoldfastError: it cannot be written; nothing is lost, because the rows are in the changelog already.
+        """
+        try:
+            self._database.write(batch)
+        except Exception as error:  # rocksdict raises bare Exception
+            # RocksDB tells the cause once, and then only that there was one.
+            self._cause = self._cause or str(error)
+            raise HoldfastError(
+                f"cannot write rows to {self._directory} ({self._cause}): free some space there and start the worker "
+                "again; nothing is lost, the rows are in the changelog"
+            ) from error
 
     def close(self) -> None:
         self._database.close()

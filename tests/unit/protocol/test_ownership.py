@@ -8,8 +8,8 @@ import pytest
 from app.protocol.ownership import (
     Absent,
     Assigned,
-    Claiming,
     ClaimEnded,
+    Claiming,
     Effect,
     Event,
     Holding,
