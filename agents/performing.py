@@ -49,8 +49,18 @@ def failed(error: BaseException) -> Failed | Again:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        return Failed("ValidationError", f"{error.title}: {where}: {first['msg']}"[:MESSAGE_CHARS])
-    return Failed(type(error).__name__, (str(error) or repr(error))[:MESSAGE_CHARS])
+        text = f"{error.title}: {where}: {first['msg']}"
+        return Failed("ValidationError", text.encode(errors="replace").decode()[:MESSAGE_CHARS])
+    return Failed(type(error).__name__, _text(error))
+
+
+def _text(error: BaseException) -> str:
+    """The error's message, fit for JSON; an exception of a user's may fail even at telling what it is."""
+    try:
+        text = str(error) or repr(error)
+    except Exception:  # noqa: BLE001 - whatever it is, the task's own error is the one to tell.
+        text = "(its message cannot be read)"
+    return text.encode(errors="replace").decode()[:MESSAGE_CHARS]
 
 
 def prepare(handler: Handler, session: Session[Any], payload: dict[str, Any]) -> Any:
@@ -71,7 +81,7 @@ def conclude(handler: Handler, session: Session[Any], result: Any, limit: int) -
             return Failed("BadResult", f"session.state must stay a dict, it is {type(session.state).__name__}")
         answer = orjson.dumps(result.model_dump(mode="json") if hasattr(result, "model_dump") else result)
     except Exception as error:  # noqa: BLE001 - a model's own code may fail in any way.
-        return Failed("BadResult", f"result or state cannot be written as JSON: {error}"[:MESSAGE_CHARS])
+        return Failed("BadResult", f"result or state cannot be written as JSON: {_text(error)}"[:MESSAGE_CHARS])
     outbox = session.outbox
     largest = max(len(state), len(answer))
     if outbox is not None:
@@ -89,7 +99,7 @@ def run_inline(handler: Handler, session: Session[Any], payload: dict[str, Any],
         if handler.typed:
             payload = prepare(handler, session, payload)
         result = handler.function(session, payload)
-    except Exception as error:  # noqa: BLE001 - a handler may fail in any way; the task does, not the worker.
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a handler may fail in any way; the task does, not the worker.
         return failed(error)
     return conclude(handler, session, result, limit)
 
@@ -116,6 +126,11 @@ async def run_aside(
         if time.monotonic() - started < timeout_s:
             return failed(error)
         return Failed("TaskTimeout", f"{handler.type!r} did not end within {timeout_s:g} s (TASK_TIMEOUT)")
-    except Exception as error:  # noqa: BLE001 - as in run_inline.
+    except asyncio.CancelledError as error:
+        running = asyncio.current_task()
+        if running is None or running.cancelling():
+            raise  # This worker gives the run up.
+        return failed(error)  # Something that the handler waited for was cancelled: the handler failed.
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - as in run_inline.
         return failed(error)
     return conclude(handler, session, result, limit)

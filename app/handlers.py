@@ -26,6 +26,9 @@ from pydantic import BaseModel
 from app.errors import ConfigurationError
 from app.records import valid_name
 
+RETRY_S_MAX = 10 * 365 * 86_400
+"""A retry falls due after ten years at the latest: a time that fits into every row and record."""
+
 State = TypeVar("State")
 Model: TypeAlias = type[BaseModel]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -36,7 +39,7 @@ class Retry(Exception):  # noqa: N818  # the contract names it
 
     def __init__(self, after: float = 1.0) -> None:
         super().__init__(after)
-        self.after = max(0.0, float(after))
+        self.after = min(max(0.0, float(after)), RETRY_S_MAX)
 
 
 class UnknownTopic(Exception):  # noqa: N818  # its name is what the result's error says

@@ -26,6 +26,6 @@ def encode(placement: Placement) -> bytes:
 def decode(row: bytes) -> Placement:
     """Raise ValueError for a row of another version."""
     fields = orjson.loads(row)
-    if fields["v"] != VERSION:
+    if fields.get("v") != VERSION:
         raise ValueError("a placement row of another version")
     return Placement(fields["home"], fields["epoch"])

@@ -36,7 +36,7 @@ def decode(row: bytes) -> SessionRow:
     """Raise ValueError for a row of another version."""
     head, found, state = row.partition(b',"s":')
     fields = orjson.loads(head + b"}")
-    if not found or fields["v"] != VERSION:
+    if not found or fields.get("v") != VERSION:
         raise ValueError("a session row of another version")
     return SessionRow(
         sequence=fields["n"],

@@ -48,7 +48,7 @@ def decode(key: bytes, row: bytes) -> tuple[str, str, WaitingRow]:
     """The tenant, the session and the row. Raise ValueError for a row of another version."""
     head, found, task = row.partition(b',"task":')
     fields = orjson.loads(head + b"}")
-    if not found or fields["v"] != VERSION:
+    if not found or fields.get("v") != VERSION:
         raise ValueError("a waiting row of another version")
     tenant, _, session, arrival = key.split(b"\0")
     waiting = Waiting(int(arrival), Phase(fields["phase"]), fields["attempt"], fields["due"])

@@ -1,5 +1,6 @@
 """The documents say what is true: commands, links, settings, paths, and what the first screens let a reader try."""
 
+import ast
 import os
 import re
 import shlex
@@ -164,6 +165,30 @@ def test_every_topic_is_documented_with_its_partitions() -> None:
         assert cells[4].startswith("none" if unlimited else policy), name
 
 
+def log_lines() -> Iterator[tuple[str, str]]:
+    """The constant texts of what workers log from level info on, by module."""
+    for path in (path for package in ("agents", "app/engine", "app/worker") for path in (ROOT / package).rglob("*.py")):
+        if path.parent.name == "embedded_kafka":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr="info" | "warning" | "error" | "critical"),
+                    args=[ast.Constant(value=str(text)), *_],
+                ):
+                    yield name_of(path), text
+
+
+@pytest.mark.parametrize(("path", "line"), sorted(log_lines()))
+def test_every_log_line_of_a_worker_is_explained(path: str, line: str) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    if line == "worker %s: %s":
+        return  # An error's own text: see the table of errors.
+    parts = [part.strip(" :,()") for part in re.split(r"%[-+.\d]*[a-z]", line)]
+    enough = min(12, max(map(len, parts)))
+    assert any(len(part) >= enough and part in text for part in parts), path
+
+
 def write_module(directory: Path, name: str, *sources: str) -> None:
     (directory / f"{name}.py").write_text("\n\n".join(sources), encoding="utf-8")
 
@@ -210,7 +235,7 @@ class Terminal:
 
     def up(self) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            ["holdfast", "up", "--port", "0", "--workers", "2"],  # noqa: S607 - the one made above.
+            ["holdfast", "up", "--port", "0", "--workers", "2"],
             cwd=self.directory,
             env=self.environment,
             stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from app.protocol import liveness
 from app.protocol.liveness import BEAT_S, Beat, Closed, Dead, Effect, Left, Peer, Refused, Tick, Unknown
@@ -22,6 +23,15 @@ BYE = b"B"
 RECONNECT_S = 0.05
 CONNECT_S = 1.0
 HELLO_BYTES = 512
+CLOSE_TURNS = 100
+
+
+class Watched(NamedTuple):
+    """A worker to listen to: ``host:port`` of its channel, its incarnation, and its member id in the group."""
+
+    address: str
+    incarnation: int
+    member_id: str
 
 
 class Beats:
@@ -49,11 +59,10 @@ class Beats:
         self._declare_dead = dead
         self._rejoin = rejoin
         self._server: asyncio.Server | None = None
-        self._answering: set[asyncio.Task[None]] = set()
         self._listeners: set[asyncio.StreamWriter] = set()
         self._peers: dict[str, Peer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._hellos: dict[str, tuple[str, bytes]] = {}
+        self._watched: dict[str, Watched] = {}
         self._beating: asyncio.Task[None] | None = None
 
     @property
@@ -67,22 +76,19 @@ class Beats:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    def watch(self, workers: Mapping[str, tuple[str, int]]) -> None:
-        """Listen to exactly these workers: name to (address ``host:port``, incarnation)."""
-        wanted = {
-            name: (address, b"%b %d\n" % (name.encode(), incarnation))
-            for name, (address, incarnation) in workers.items()
-            if name != self._name and address
-        }
-        for name in list(self._hellos):
-            if wanted.get(name) != self._hellos[name]:
+    def watch(self, workers: Mapping[str, Watched]) -> None:
+        """Listen to exactly these workers, by name. One that was declared dead and has joined again is a new one."""
+        wanted = {name: worker for name, worker in workers.items() if name != self._name and worker.address}
+        for name in list(self._watched):
+            if wanted.get(name) != self._watched[name]:
                 self._tasks.pop(name).cancel()
-                del self._hellos[name], self._peers[name]
-        for name, (address, hello) in wanted.items():
-            if name not in self._hellos:
-                self._hellos[name] = (address, hello)
+                del self._watched[name], self._peers[name]
+        for name, worker in wanted.items():
+            if name not in self._watched:
+                self._watched[name] = worker
                 self._peers[name] = Unknown()
-                self._tasks[name] = asyncio.ensure_future(self._listen(name, address, hello))
+                hello = b"%b %d\n" % (name.encode(), worker.incarnation)
+                self._tasks[name] = asyncio.ensure_future(self._listen(name, worker.address, hello))
 
     def tell_rejoin(self) -> None:
         """Tell every worker that listens here to join the group again."""
@@ -93,17 +99,21 @@ class Beats:
         self._write(BYE)
         if self._server is not None:
             self._server.close()
-        tasks = [*self._answering, *self._tasks.values(), *((self._beating,) if self._beating else ())]
+        for writer in list(self._listeners):
+            writer.close()
+        tasks = [*self._tasks.values(), *((self._beating,) if self._beating else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Closing a writer ends its reader; their tasks want one more turn of the loop to see it.
+        for _ in range(CLOSE_TURNS):
+            if not self._listeners:
+                break
+            await asyncio.sleep(0)
 
     # -- what others hear -----------------------------------------------------------------------------------------
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._answering.add(task)
         writer.write(self._hello)
         self._listeners.add(writer)
         try:
@@ -113,7 +123,6 @@ class Beats:
             pass
         finally:
             self._listeners.discard(writer)
-            self._answering.discard(task)
             writer.close()
 
     def _write(self, byte: bytes) -> None:

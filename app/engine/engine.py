@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 
 from app.engine.announcements import Announcements
 from app.engine.changelog import Changelog
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 JOIN_GRACE_S = 1.5
 """How long a join waits for the running unit; then it is given up, so that a slow handler holds up nobody else."""
+
+STOP_S = 4.0
+"""How long a stop waits for the unit that is being committed."""
 
 HOUSEKEEPING_S = 0.5
 
@@ -53,7 +57,11 @@ class Engine:
         self._events: deque[Callable[[], None]] = deque()
         self._hosted: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
+        self.failing = False
+        """The worker ends because of an error: what it was doing may be the cause."""
         self._stop = False
+        self._stop_at = 0.0
+        self._join = 0
         self._housekeeping = 0.0
         self._rejoin_when_warm = False
         self.announcements = Announcements(options.kafka, options.suspects)
@@ -78,6 +86,7 @@ class Engine:
             post=self.post,
             answered=self._not_committed,
             committed=self._committed,
+            lost_range=self.lost,
             failed=self._fail_from_thread,
         )
         self.janitor = Janitor(
@@ -143,44 +152,51 @@ class Engine:
         self.flow.fetch()
         log.debug("%s is open", place.name)
 
-    def lost(self, answer: Answer) -> None:
-        """A commit was refused or fenced: this worker owns nothing any more until it has joined again."""
-        if not self.halted:
-            log.info("commit %s: joining the group again", answer.value)
+    def lost(self) -> None:
+        """A commit was refused, or records are gone: this worker owns nothing any more until it has joined again."""
         self._part()
         self._hosted = frozenset()
-        self._membership.rejoin()
+        if not self._committer.joining(self._join):
+            log.info("joining the group again")
+            self._membership.rejoin()
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until :meth:`stop`; raises what ended the worker otherwise."""
-        await asyncio.wrap_future(self._committer.start())
+        started = self._committer.start()
+        while not started.done() and not self._stop:
+            await asyncio.wait({asyncio.wrap_future(started)}, timeout=HOUSEKEEPING_S)
         for thread in (self.changelog, self.flow.fetcher, self.janitor, self._membership):
             thread.start()
         try:
-            while not (self._stop and self._finished()):
+            while not (self._stop and self._finish()):
                 await self._turn()
-                if self._failure is not None:
-                    raise self._failure
+        except BaseException:
+            self.failing = True
+            raise
         finally:
             await self._close()
 
     def stop(self) -> None:
         """Finish the unit of work, leave the group, end :meth:`run`."""
+        log.info("stopping")
         self._stop = True
+        self._stop_at = time.monotonic() + STOP_S
         self._wake.set()
 
-    def _finished(self) -> bool:
-        """What was begun is committed, or cannot be and was given up; every place is given up with it."""
+    def _finish(self) -> bool:
+        """Commit what was begun and give every place up with it; True when that is done, or takes too long."""
         if self.flow.in_flight is None and not self.halted:
             self.halted = True
             self.flow.seal(released=True)
-        return self.flow.in_flight is None
+        return self.flow.in_flight is None or time.monotonic() > self._stop_at
 
     async def _turn(self) -> None:
         while self._events:
             self._events.popleft()()
+        if self._failure is not None:
+            raise self._failure
         if not self.halted:
             self.flow.check_pauses()
             await self.flow.work(self._interrupted)
@@ -242,7 +258,7 @@ class Engine:
             self.places.unit_aborted()
             self.flow.fetch()
         else:
-            self.lost(submission.answer)
+            self.lost()
 
     # -- the group ------------------------------------------------------------------------------------------------
 
@@ -258,36 +274,37 @@ class Engine:
             knows=frozenset(self.plan.workers),
         )
 
-    async def _before_join(self) -> None:
+    async def _before_join(self, join: int) -> None:
         """End the running unit; called in the membership thread. After it no transaction is open."""
         passing("in-rebalance")
-        done = asyncio.run_coroutine_threadsafe(self._release(), self._loop)
+        done: Future[None] = Future()
+        self.post(lambda: self._give_up(join, done))
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(done)), JOIN_GRACE_S)
+            await asyncio.wait_for(asyncio.wrap_future(done), JOIN_GRACE_S)
         except TimeoutError:
             log.info("a handler is still running: its unit is given up for the rebalance")
-        await asyncio.get_running_loop().run_in_executor(None, self._committer.block)
+        await asyncio.get_running_loop().run_in_executor(None, self._committer.block, join)
 
-    async def _release(self) -> None:
-        """Seal what there is, wait for its answer, then part from everything."""
-        released: asyncio.Future[None] = self._loop.create_future()
-        generation = self.generation
+    def _give_up(self, join: int, done: "Future[None]") -> None:
+        """Seal what there is, wait for its answer, then part from everything: an event of the loop, as often as needed.
 
-        def go_on() -> None:
-            if self.generation != generation:
-                released.set_result(None)  # too late: the next generation has begun without us
-            elif self.flow.in_flight is not None:
-                self._loop.call_later(0.001, lambda: self.post(go_on))
-            elif not self.halted:
-                self.halted = True
-                self.flow.seal(released=True)
-                go_on()
-            else:
-                self._part()
-                released.set_result(None)
-
-        self.post(go_on)
-        await released
+        It may come late, behind a handler that blocked the loop; but never behind the assignment that answers a later
+        join, and what that one gave is not given up.
+        """
+        if self._join >= join:
+            pass
+        elif self.flow.in_flight is not None:
+            self._loop.call_later(0.001, self.post, lambda: self._give_up(join, done))
+            return
+        elif not self.halted:
+            self.halted = True
+            self.flow.seal(released=True)
+            self._give_up(join, done)
+            return
+        else:
+            self._part()
+        if not done.done():
+            done.set_result(None)
 
     def _part(self) -> None:
         """Own nothing: what is not committed has not happened."""
@@ -306,11 +323,12 @@ class Engine:
             raise FencedError(f"worker {name}", ours=self.options.incarnation, theirs=theirs)
         self._part()
         self.generation = word.generation
+        self._join = word.join
         self.flow.begin(word.generation, word.member_id)
         self.plan = word.plan
         self._hosted = word.plan.hosted_by(name) & self._hosted
         self._rejoin_when_warm = name in word.plan.warmups.values()
-        self._committer.allow(word.generation)
+        self._committer.allow(word.generation, word.join)
         self.halted = False
         self.places.assigned(word, name)
 

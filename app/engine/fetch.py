@@ -68,7 +68,7 @@ class Fetcher(threading.Thread):
         config: librdkafka options common to all clients.
         group: the worker group, for the broker's eyes only.
         deliver: takes a chunk; called in this thread, must not block.
-        lost_range: takes a partition whose next record the topic no longer has.
+        lost_range: takes the epoch in which a partition turned out not to have its next record any more.
         failed: takes the error that ended the thread.
     """
 
@@ -78,7 +78,7 @@ class Fetcher(threading.Thread):
         group: str,
         *,
         deliver: Callable[[Chunk], None],
-        lost_range: Callable[[Partition], None],
+        lost_range: Callable[[int], None],
         failed: Callable[[BaseException], None],
         max_record_bytes: int,
     ) -> None:
@@ -161,14 +161,14 @@ class Fetcher(threading.Thread):
                 assigned = bool(wanted)
                 if not assigned:
                     continue
-            batches = self._fetch()
+            batches = self._fetch(epoch)
             if batches:
                 with self._lock:
                     if epoch == self._epoch:
                         self._ahead += 1
                 self._deliver(Chunk(epoch, batches))
 
-    def _fetch(self) -> list[Batch]:
+    def _fetch(self, epoch: int) -> list[Batch]:
         # consume(n, t) waits all of t unless n came; so wait for one, then take what is there.
         messages = self._consumer.consume(1, WAIT_S)
         if not messages:
@@ -181,7 +181,7 @@ class Fetcher(threading.Thread):
             where = (message.topic(), message.partition())
             error = message.error()
             if error is not None:
-                self._complain(where, error)
+                self._complain(where, error, epoch)
                 continue
             if where != last:
                 records = batches.setdefault(where, [])
@@ -189,9 +189,9 @@ class Fetcher(threading.Thread):
             records.append(message)
         return [Batch(t, p, found, found[-1].offset() + 1) for (t, p), found in batches.items()]
 
-    def _complain(self, where: Partition, error: KafkaError) -> None:
+    def _complain(self, where: Partition, error: KafkaError, epoch: int) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._lost_range(where)
+            self._lost_range(epoch)
         elif error.fatal():
             raise KafkaException(error)
         else:

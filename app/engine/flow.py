@@ -14,7 +14,7 @@ from app.engine.places import Place, Places, Resident
 from app.engine.producer import Answer, Sealed
 from app.engine.table import Rows
 from app.engine.unit_of_work import Committer, Submission, Unit
-from app.errors import HoldfastError, LocalProtocolError
+from app.errors import LocalProtocolError
 from app.protocol.unit import Tag
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Flow:
         post: runs a callable in the engine's loop, from any thread.
         answered: told in the loop what became of a unit that did not commit.
         committed: told in the loop which offsets a unit has committed.
+        lost_range: told in the loop that a partition no longer has its next record.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Flow:
         post: Callable[[Callable[[], None]], None],
         answered: Callable[[Submission], None],
         committed: Callable[[Mapping[Partition, int]], None],
+        lost_range: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self.generation = -1
@@ -61,6 +63,7 @@ class Flow:
         self._post = post
         self._not_committed = answered
         self._committed = committed
+        self._on_lost_range = lost_range
         self._backlog: deque[Chunk] = deque()
         self._positions: dict[Partition, int] = {}
         self._paused: frozenset[Partition] = frozenset()
@@ -72,7 +75,7 @@ class Flow:
             options.kafka,
             options.group,
             deliver=lambda chunk: post(lambda: self._arrived(chunk)),
-            lost_range=lambda where: post(lambda: self._lost_range(where)),
+            lost_range=lambda epoch: post(lambda: self._lost_range(epoch)),
             failed=failed,
             max_record_bytes=options.max_record_bytes,
         )
@@ -121,13 +124,10 @@ class Flow:
         if chunk.epoch == self._epoch:
             self._backlog.append(chunk)
 
-    def _lost_range(self, where: Partition) -> None:
-        """Retention removed records that nobody had read: losing them silently is not for us to decide."""
-        if where in self._positions:
-            raise HoldfastError(
-                f"{where[0]}/{where[1]}: retention deleted records from offset {self._positions[where]} on before they "
-                "were read: raise retention.ms, and reset the group's offset there to go on without them"
-            )
+    def _lost_range(self, epoch: int) -> None:
+        """The topic no longer has what comes next here: a successor truncated it behind its work, or retention did."""
+        if epoch == self._epoch:
+            self._on_lost_range()
 
     def fetch(self) -> None:
         """Fetch all partitions of the places that are open, from where this worker is in each."""

@@ -19,7 +19,7 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
-from app.engine.beats import Beats
+from app.engine.beats import Beats, Watched
 from app.protocol.assignment import Member, assign
 from app.protocol.group_data import GroupPlan, MemberData
 from app.protocol.liveness import evictor
@@ -50,18 +50,20 @@ class Assignment:
 
     generation: int
     member_id: str
+    join: int
+    """The number of the join that it answers; :class:`Callbacks` counts them."""
     previous: int | None
     """The generation of this member's last assignment, if it has been the same member since."""
     plan: GroupPlan
 
 
 class Callbacks:
-    """What the engine gives: how to prepare a join, what to tell the group, where assignments go."""
+    """What the engine gives: how to prepare a join (they are numbered), what to tell the group, where plans go."""
 
     def __init__(
         self,
         *,
-        before_join: Callable[[], Awaitable[None]],
+        before_join: Callable[[int], Awaitable[None]],
         describe: Callable[[], MemberData],
         assigned: Callable[[Assignment], None],
         failed: Callable[[BaseException], None],
@@ -111,6 +113,7 @@ class Membership(threading.Thread):
         self._rejoin = asyncio.Event()
         self._member_id = ""
         self._generation = -1
+        self._joins = 0
         self._assigned_generation: int | None = None
         self._coordinator: int | None = None
         self._client: Any = None
@@ -219,9 +222,10 @@ class Membership(threading.Thread):
         return response
 
     async def _join(self) -> None:
-        await self._callbacks.before_join()
+        self._joins += 1
+        await self._callbacks.before_join(self._joins)
         self._rejoin.clear()
-        data = replace(self._callbacks.describe(), beat=self._beat_address)
+        data = replace(self._callbacks.describe(), beat=self._beat_address, join=self._joins)
         metadata = ConsumerProtocolMemberMetadata(0, self._topics, data.encode()).encode()
         while True:
             request = JoinGroupRequest(
@@ -250,6 +254,7 @@ class Membership(threading.Thread):
         word = Assignment(
             self._generation,
             self._member_id,
+            self._joins,
             self._assigned_generation,
             GroupPlan.decode(assignment.user_data),
         )
@@ -283,7 +288,12 @@ class Membership(threading.Thread):
 
     def _watch(self, plan: GroupPlan) -> None:
         self._plan_now = plan
-        self._beats.watch({name: (plan.beats.get(name, ""), entry[1]) for name, entry in plan.workers.items()})
+        self._beats.watch(
+            {
+                name: Watched(plan.beats.get(name, ""), incarnation, plan.members.get(name, ""))
+                for name, (_, incarnation) in plan.workers.items()
+            }
+        )
 
     def _dead(self, name: str) -> None:
         """A worker is declared dead: remove it from the group, if that is for this worker to do."""
@@ -291,21 +301,25 @@ class Membership(threading.Thread):
         if plan is None or evictor(plan.leader, plan.workers, self._beats.dead) != self._name:
             return
         for victim in self._beats.dead & plan.members.keys():
-            task = asyncio.ensure_future(self._evict(victim, plan.members[victim]))
+            task = asyncio.ensure_future(self._evict(plan, victim))
             self._evictions.add(task)
             task.add_done_callback(self._evictions.discard)
 
-    async def _evict(self, name: str, member_id: str) -> None:
+    async def _evict(self, plan: GroupPlan, name: str) -> None:
         """Leave the group in the dead worker's name: any client may, and nobody waits for its session to end."""
-        try:
-            await self._call(LeaveGroupRequest(self._group, member_id))
-        except kafka_errors.KafkaError as error:
-            log.debug("evicting %s: %r", name, error)
-            if not isinstance(error, _UNKNOWN):
-                return
-        log.info("worker %s is removed from the group", name)
-        self._beats.tell_rejoin()
-        self._rejoin.set()
+        while self._plan_now is plan:
+            try:
+                await self._call(LeaveGroupRequest(self._group, plan.members[name]))
+            except _UNKNOWN:
+                pass  # Somebody else has removed it.
+            except kafka_errors.KafkaError as error:
+                log.debug("evicting %s: %r", name, error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            log.info("worker %s is removed from the group", name)
+            self._beats.tell_rejoin()
+            self._rejoin.set()
+            return
 
     # -- the leader -----------------------------------------------------------------------------------------------
 

@@ -22,10 +22,14 @@ Partition = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A committed offset, or None where the group has never committed, and the tag of who did."""
+    """A committed offset, or None where the group has never committed, and the tag of who did.
+
+    ``fresh``: the offset is the topic's first, because the group has none.
+    """
 
     offset: int | None
     tag: Tag | None
+    fresh: bool = False
 
 
 def group_metadata(group: str, generation: int, member_id: str) -> Any:

@@ -19,7 +19,7 @@ from app.engine.membership import Assignment
 from app.engine.offsets import Committed, OffsetReader, Partition
 from app.engine.producer import INIT_TIMEOUT_S, Answer, fence
 from app.engine.table import Rows
-from app.errors import LocalProtocolError
+from app.errors import HoldfastError, LocalProtocolError
 from app.protocol import ownership, suspects, unit
 from app.protocol.ownership import Absent, Assigned, Claiming, Effect, Holding, Role, Running
 
@@ -175,6 +175,7 @@ class Places:
             case Effect.CLOSE:
                 self._close(place)
             case Effect.TAIL:
+                place.committed = {}
                 self._engine.changelog.follow(place.name, self._rows(place))
             case Effect.DROP:
                 self._drop(place)
@@ -190,7 +191,7 @@ class Places:
     def _start_claims(self) -> None:
         """One transaction claims all places that became complete at about the same time."""
         claims, self._claiming = self._claiming, []
-        self._spawn(self._claim(claims))
+        self._spawn(self._claim(claims, self._engine.generation))
 
     def _close(self, place: Place) -> None:
         if place.resident is not None:
@@ -263,12 +264,25 @@ class Places:
             return
         for place in places:
             place.committed = {partition: committed[partition] for partition in place.partitions}
+            self._check_offsets(place, ends)
             place.owner_died = place in dead
             place.ends = {where: stream_ends[where] for where in place.partitions if where in stream_ends}
             place.suspicions = suspects.about(place.number, suspicions) if place.kind.name == "server" else {}
             rows = self._rows(place)
             targets = {(entry.topic, entry.partition): ends[entry.topic, entry.partition] for entry in rows}
             self._engine.changelog.restore(place.name, rows, targets, self._restored(place, generation, started))
+
+    @staticmethod
+    def _check_offsets(place: Place, ends: Mapping[Partition, int]) -> None:
+        """Rows without a committed offset: the broker has forgotten the group."""
+        if place.committed[place.partitions[0]].fresh and any(
+            ends[rows.topic, rows.partition] for rows in place.rows.values()
+        ):
+            raise HoldfastError(
+                f"{place.name} has state, but the group has no offsets of ours for it: the broker forgets those of an "
+                "empty group after offsets.retention.minutes. Restore them with kafka-consumer-groups --reset-offsets "
+                "to where the work had come (the sources of the last results), or start a new namespace"
+            )
 
     def _restored(self, place: Place, generation: int, started: float) -> Callable[[int], None]:
         def done(replayed: int) -> None:
@@ -289,7 +303,8 @@ class Places:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         waiting = set(names)
-        while waiting:
+        generation = self._engine.generation
+        while waiting and generation == self._engine.generation:
             calls = {
                 name: loop.run_in_executor(
                     self._fencing,
@@ -309,24 +324,38 @@ class Places:
         log.info("fenced %s in %.2f s", ", ".join(sorted(names)), time.monotonic() - started)
 
     async def _committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
-        """Stable offsets; where the group has none yet, the first offset that the topic has."""
+        """Stable offsets; where the group has none yet, the first offset that the topic has.
+
+        Raises HoldfastError where the topic no longer has what is to be read next: that is not for us to pass over.
+        """
         found: dict[Partition, Committed] = await self._blocking(lambda reader: reader.committed(partitions))
-        fresh = [partition for partition, entry in found.items() if entry.offset is None]
-        if fresh:
-            starts = await self._blocking(lambda reader: reader.starts(fresh))
-            found |= {partition: Committed(starts[partition], None) for partition in fresh}
+        starts: dict[Partition, int] = await self._blocking(lambda reader: reader.starts(partitions))
+        for partition, entry in found.items():
+            start = starts[partition]
+            if entry.offset is None:
+                found[partition] = Committed(start, None, fresh=True)
+            elif entry.offset < start:
+                raise HoldfastError(
+                    f"{partition[0]}/{partition[1]}: the records from {entry.offset} to {start} were deleted unread: "
+                    "raise the topic's retention.ms, and reset the group's offset there to go on without them"
+                )
         return found
 
-    async def _claim(self, places: list[Place]) -> None:
-        """Commit the committed offsets again under the new generation, in our name."""
-        generation = self._engine.generation
+    async def _claim(self, places: list[Place], generation: int) -> None:
+        """Commit the committed offsets again under the new generation, in our name.
+
+        Only what is still being claimed in this very step: the broker asks whether we are a member of the generation,
+        not whether the place is ours in it.
+        """
+        places = [place for place in places if place.holding == Claiming(generation)]
         unknown = [partition for place in places if not place.committed for partition in place.partitions]
         committed = await self._committed(unknown)
+        places = [place for place in places if place.holding == Claiming(generation)]
+        if generation != self._engine.generation or not places:
+            return
         for place in places:
             if not place.committed:
                 place.committed = {partition: committed[partition] for partition in place.partitions}
-        if generation != self._engine.generation:
-            return
         offsets = {partition: entry.offset or 0 for place in places for partition, entry in place.committed.items()}
         answer = await self._engine.flow.commit_offsets(offsets)
         self._engine.post(lambda: self._claimed(places, generation, answer))
@@ -336,7 +365,7 @@ class Places:
         wanted = [place for place in places if place.holding == Claiming(generation)]
         self._steps((place, ownership.ClaimEnded(generation, accepted)) for place in wanted)
         if wanted and not accepted:
-            self._engine.lost(answer)
+            self._engine.lost()
 
     def close(self) -> None:
         for task in list(self._tasks):

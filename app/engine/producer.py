@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from app.engine.bounded import Bounded
 from app.engine.crashpoints import passing
 from app.engine.offsets import OffsetReader, Partition
+from app.errors import HoldfastError
 from app.protocol.unit import Outcome, Tag, outcome
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 TRANSACTION_TIMEOUT_MS = 10_000
 CALL_TIMEOUT_S = 8.0
 INIT_TIMEOUT_S = 5.0
+REFUSALS_MAX = 3
+"""So many units in a row that the broker refuses for good end the worker."""
+
 UNIT_DEADLINE_S = 10.0
 """When a transaction has not ended after so long, its outcome is unknown; the broker ends it after as long."""
 
@@ -44,8 +48,6 @@ class Answer(Enum):
     """Not in the log; the worker still owns what it owned."""
     REFUSED = "refused"
     """Not in the log: the group has moved on, join it again."""
-    FENCED = "fenced"
-    """A younger producer has this worker's transactional id."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class TransactionalProducer:
         self._stopping = stopping
         self._producer: Producer | None = None
         self._left_behind: list[Producer] = []
+        self._refusals = 0
         self._bounded = Bounded("transaction")
 
     def start(self) -> None:
@@ -127,6 +130,7 @@ class TransactionalProducer:
         try:
             self._bounded.run(lambda: self._write(producer, unit), UNIT_DEADLINE_S)
             passing("after-commit")
+            self._refusals = 0
             return Answer.COMMITTED
         except (KafkaException, TimeoutError) as error:
             return self._after(producer, error, unit)
@@ -147,17 +151,30 @@ class TransactionalProducer:
         producer.commit_transaction(CALL_TIMEOUT_S)
 
     def _after(self, producer: Producer, error: KafkaException | TimeoutError, unit: Sealed) -> Answer:
-        code = error.args[0].code() if isinstance(error, KafkaException) else None
-        if code in _REFUSED and self._aborted(producer):
-            log.info("unit %d refused: %s", unit.tag.unit, _text(error))
-            return Answer.REFUSED
+        """Sort out a failure: what is certainly not in the log, and what must be learned with a new producer."""
+        known = error.args[0] if isinstance(error, KafkaException) else None
+        if known is not None and known.txn_requires_abort() and self._aborted(producer):
+            log.info("unit %d is not in the log: %s", unit.tag.unit, known.str())
+            if known.code() in _REFUSED:
+                return Answer.REFUSED
+            self._count_refusal(known)
+            return Answer.ABORTED
         self._producer = None
-        if code in _FENCED:
-            return Answer.FENCED
         log.warning("unit %d: outcome unknown (%s); replacing the producer to learn it", unit.tag.unit, _text(error))
         self._leave_behind(producer, error)
         self.start()
         return self._learn(unit)
+
+    def _count_refusal(self, error: KafkaError) -> None:
+        """Reading the same records again does not mend a record that the broker will never take.
+
+        The worker ends with it, so that its successors look for the task that makes it (see ``suspects``).
+        """
+        self._refusals = 0 if error.retriable() else self._refusals + 1
+        if self._refusals >= REFUSALS_MAX:
+            raise HoldfastError(
+                f"the broker refuses what this worker writes ({error.str()}): check the topics' limits and the ACLs"
+            )
 
     def _leave_behind(self, producer: Producer, error: KafkaException | TimeoutError) -> None:
         """A producer whose call has not returned must not be destroyed under it."""

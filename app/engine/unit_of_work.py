@@ -111,7 +111,9 @@ class Committer:
         )
         self._failed = failed
         self._lock = threading.Lock()
+        self._gate = threading.Lock()
         self._generation: int | None = None
+        self._blocked = 0
         self._checkpoint = time.monotonic() + CHECKPOINT_S
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
 
@@ -119,12 +121,23 @@ class Committer:
         """Initialise the transactional id; ends what an earlier process of this name left open."""
         return self._thread.submit(self._producer.start)
 
-    def allow(self, generation: int) -> None:
-        self._generation = generation
+    def allow(self, generation: int, join: int) -> None:
+        """Commit under ``generation``, the answer to ``join``, unless a later join has begun."""
+        with self._gate:
+            if join >= self._blocked:
+                self._generation = generation
 
-    def block(self) -> None:
-        with self._lock:
+    def block(self, join: int) -> None:
+        """Commit no more, and wait for what is under way."""
+        with self._gate:
+            self._blocked = join
             self._generation = None
+        with self._lock:
+            pass
+
+    def joining(self, join: int) -> bool:
+        """Has a later join than ``join`` begun?"""
+        return self._blocked > join
 
     def submit(self, submission: Submission) -> None:
         self._thread.submit(self._run, submission)
@@ -144,7 +157,9 @@ class Committer:
             self._failed(error)
 
     def _commit(self, submission: Submission) -> Answer:
-        if submission.generation != self._generation:
+        with self._gate:
+            allowed = submission.generation == self._generation
+        if not allowed:
             return Answer.REFUSED
         positions = self._positions([rows for rows, _ in submission.rows], submission.checkpoint)
         answer = self._producer.commit(submission.unit)

@@ -19,7 +19,8 @@ class MemberData:
 
     ``incarnation``: its start, milliseconds since the epoch. ``hosts``: places that it served until this join.
     ``warm``: places whose rows it holds nearly complete. ``knows``: the members of its last assignment.
-    ``beat``: ``host:port`` of its heartbeat channel.
+    ``beat``: ``host:port`` of its heartbeat channel. ``join`` counts its joins: to a member that joins again with
+    the same data the broker gives the generation that it had, and generations would no longer tell joins apart.
     """
 
     name: str
@@ -29,6 +30,7 @@ class MemberData:
     warm: frozenset[str] = frozenset()
     knows: frozenset[str] = frozenset()
     beat: str = ""
+    join: int = 0
 
     def encode(self) -> bytes:
         return _dump(
@@ -41,6 +43,7 @@ class MemberData:
                 "warm": sorted(self.warm),
                 "knows": sorted(self.knows),
                 "beat": self.beat,
+                "join": self.join,
             }
         )
 
@@ -57,6 +60,7 @@ class MemberData:
                 warm=frozenset(fields.get("warm", ())),
                 knows=frozenset(fields.get("knows", ())),
                 beat=str(fields.get("beat", "")),
+            join=int(fields.get("join", 0)),
             )
 
 

@@ -91,11 +91,14 @@ def to_fence(tags: Iterable[Tag | None], departed: Iterable[str], present: Colle
     """Workers whose transactional ids a successor initialises before it reads anything else.
 
     ``tags`` are those of the partitions it gains, ``departed`` the members of the previous generation that are
-    gone (one of them may have died between its assignment and its first claim), ``present`` the members now: a
-    live member has ended its transaction before it joined.
+    gone, ``present`` the members now: a live member has ended its transaction before it joined. A departed worker
+    may have died between its assignment and its first claim, so it is fenced as well, unless it gave up in good order
+    what this one gains.
     """
-    claimed = {tag.worker for tag in tags if tag is not None and not tag.released}
-    return frozenset((claimed | set(departed)) - set(present))
+    known = [tag for tag in tags if tag is not None]
+    claimed = {tag.worker for tag in known if not tag.released}
+    released = {tag.worker for tag in known if tag.released}
+    return frozenset((claimed | (set(departed) - released)) - set(present))
 
 
 def died(tag: Tag | None, present: Collection[str], incarnations: Iterable[tuple[str, int]]) -> bool:

@@ -325,9 +325,7 @@ class World:
             if heard and worker.name in self.members and self.roles[worker.name] is Role.HOST:
                 assert self.serves(worker), f"the host is stuck: {worker.holding}"
         host = alive[0]
-        self.rebalance(
-            {worker.name: Role.HOST if worker is host else Role.STANDBY for worker in alive}, frozenset()
-        )
+        self.rebalance({worker.name: Role.HOST if worker is host else Role.STANDBY for worker in alive}, frozenset())
         for worker in alive:
             self.quiet(worker)
         assert self.serves(host), f"the host does not come to serve: {host.holding}"

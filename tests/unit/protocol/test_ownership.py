@@ -124,9 +124,7 @@ def test_rows_are_kept_only_by_the_owner_of_the_generation_directly_before(
 
 
 @pytest.mark.parametrize(("holding", "event", "expected"), CASES, ids=str)
-def test_whatever_was_served_is_closed_first_and_only_then(
-    holding: Holding, event: Event, expected: Step
-) -> None:
+def test_whatever_was_served_is_closed_first_and_only_then(holding: Holding, event: Event, expected: Step) -> None:
     leaves = isinstance(holding, Running) and expected.holding != holding
     assert expected.effects[:1] == (CLOSE,) if leaves else CLOSE not in expected.effects
 

@@ -69,9 +69,7 @@ CASES: list[tuple[Queue, Event, Step]] = [
     (
         (NEW, BEHIND),
         Reopened(),
-        Step(
-            (Waiting(4, Phase.RUNNING, 1), BEHIND), (Save(Waiting(4, Phase.RUNNING, 1)), Run(4, 1))
-        ),
+        Step((Waiting(4, Phase.RUNNING, 1), BEHIND), (Save(Waiting(4, Phase.RUNNING, 1)), Run(4, 1))),
     ),
     *same((NEW, BEHIND), Ended(), RETRY, WOKEN),
 ]

@@ -1,0 +1,189 @@
+"""The bytes of every row: golden for what was released, and round trips for what may come."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.protocol.sessions import Phase, Waiting
+from tables import placements, sessions, waiting
+from tables.placements import Placement
+from tables.sessions import SessionRow
+from tables.waiting import WaitingRow
+
+GOLDEN: dict[str, dict[str, list[dict[str, Any]]]] = json.loads(
+    (Path(__file__).parents[2] / "golden/rows.json").read_text(encoding="utf-8")
+)
+
+Case = dict[str, Any]
+
+
+def cases(table: str, *versions: int) -> list[Case]:
+    return [case for version in versions or map(int, GOLDEN[table]) for case in GOLDEN[table][str(version)]]
+
+
+def test_every_table_and_every_version_has_golden_rows() -> None:
+    tables = {module.NAME: module.VERSION for module in (sessions, waiting, placements)}
+    assert {name: set(versions) for name, versions in GOLDEN.items()} == {
+        name: {str(released) for released in range(1, version + 1)} for name, version in tables.items()
+    }
+
+
+# -- golden -------------------------------------------------------------------------------------------------------
+
+
+def session_row(case: Case) -> SessionRow:
+    return SessionRow(case["sequence"], dict(case["origins"]), case["state"].encode(), case["changed_at"])
+
+
+def waiting_row(case: Case) -> WaitingRow:
+    entry = Waiting(case["arrival"], Phase(case["phase"]), case["attempt"], case["due_ms"])
+    return WaitingRow(entry, case["partition"], case["offset"], case["task"].encode())
+
+
+@pytest.mark.parametrize("case", cases("sessions"))
+def test_released_session_rows_are_read(case: Case) -> None:
+    assert sessions.decode(case["row"].encode()) == session_row(case)
+    assert sessions.key_of(case["tenant"], case["epoch"], case["session"]) == case["key"].encode()
+
+
+@pytest.mark.parametrize("case", cases("sessions", sessions.VERSION))
+def test_session_rows_are_written_as_released(case: Case) -> None:
+    row = session_row(case)
+    written = sessions.encode(row.sequence, row.origins, row.changed_at, row.state)
+    assert written == case["row"].encode()
+    orjson.loads(written)
+
+
+@pytest.mark.parametrize("case", cases("waiting"))
+def test_released_waiting_rows_are_read(case: Case) -> None:
+    found = waiting.decode(case["key"].encode(), case["row"].encode())
+    assert found == (case["tenant"], case["session"], waiting_row(case))
+
+
+@pytest.mark.parametrize("case", cases("waiting", waiting.VERSION))
+def test_waiting_rows_are_written_as_released(case: Case) -> None:
+    written = waiting.encode(waiting_row(case))
+    assert written == case["row"].encode()
+    orjson.loads(written)
+    key = sessions.key_of(case["tenant"], case["epoch"], case["session"])
+    assert waiting.key_of(key, case["arrival"]) == case["key"].encode()
+
+
+@pytest.mark.parametrize("case", cases("placements"))
+def test_released_placements_are_read(case: Case) -> None:
+    assert placements.decode(case["row"].encode()) == Placement(case["home"], case["epoch"])
+
+
+@pytest.mark.parametrize("case", cases("placements", placements.VERSION))
+def test_placements_are_written_as_released(case: Case) -> None:
+    assert placements.encode(Placement(case["home"], case["epoch"])) == case["row"].encode()
+
+
+# -- round trips --------------------------------------------------------------------------------------------------
+
+names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20)
+# Texts that look like the seams of a row.
+seams = st.sampled_from([',"s":', ',"task":', ',"s":{}}', '{"v":2,"s":', "}", '"', "\\", '\\",\\"s\\":'])
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10) | seams | names
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | st.sampled_from(["s", "task", "v"]), inner),
+    max_leaves=8,
+)
+objects = st.dictionaries(texts | st.sampled_from(["s", "task", "v"]), values, max_size=4).map(orjson.dumps)
+offsets = st.integers(0, 2**63 - 1)
+partitions = st.integers(0, 10_000)
+arrivals = st.integers(0, 10**12 - 1)
+
+
+@given(offsets, st.dictionaries(partitions, offsets, max_size=4), st.integers(0, 2**40), objects)
+def test_a_session_row_comes_back(sequence: int, origins: dict[int, int], changed_at: int, state: bytes) -> None:
+    row = sessions.encode(sequence, origins, changed_at, state)
+    assert sessions.decode(row) == SessionRow(sequence, origins, state, changed_at)
+    # Readable with a console consumer.
+    assert orjson.loads(row)["s"] == orjson.loads(state)
+
+
+@given(
+    names,
+    names,
+    st.integers(0, 10**6),
+    st.builds(Waiting, arrivals, st.sampled_from(Phase), st.integers(0, 100), st.none() | st.integers(0, 2**53)),
+    partitions,
+    offsets,
+    # A producer's JSON may have spaces at its ends; its bytes are kept.
+    st.tuples(st.sampled_from([b"", b" ", b"\n"]), objects, st.sampled_from([b"", b"  "])).map(b"".join),
+)
+def test_a_waiting_row_comes_back(
+    tenant: str, session: str, epoch: int, entry: Waiting, partition: int, offset: int, task: bytes
+) -> None:
+    key = waiting.key_of(sessions.key_of(tenant, epoch, session), entry.arrival)
+    row = WaitingRow(entry, partition, offset, task)
+    written = waiting.encode(row)
+    assert waiting.decode(key, written) == (tenant, session, row)
+    assert orjson.loads(written)["task"] == orjson.loads(task)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 2**53))
+def test_a_placement_comes_back(home: int, epoch: int) -> None:
+    assert placements.decode(placements.encode(Placement(home, epoch))) == Placement(home, epoch)
+
+
+# -- keys ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(names, st.integers(0, 12), names), unique=True, min_size=2))
+def test_no_two_sessions_share_a_key(named: list[tuple[str, int, str]]) -> None:
+    assert len({sessions.key_of(*name) for name in named}) == len(named)
+
+
+@given(names, names, st.lists(arrivals, unique=True, min_size=2))
+def test_what_waits_in_a_session_stands_in_order(tenant: str, session: str, some: list[int]) -> None:
+    key = sessions.key_of(tenant, 0, session)
+    assert sorted(waiting.key_of(key, arrival) for arrival in some) == [
+        waiting.key_of(key, arrival) for arrival in sorted(some)
+    ]
+
+
+# -- other versions -----------------------------------------------------------------------------------------------
+
+STRANGERS = [b"", b"{}", b"{", b"null", b'{"v":2}', b'{"x":1}', b'{"v":"1"}', b"\xff"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *STRANGERS,
+        b'{"v":2,"n":1,"o":[],"at":0,"s":{}}',
+        b'{"v":1,"n":1,"o":[],"at":0}',
+        b'{"n":1,"o":[],"at":0,"s":{}}',
+    ],
+)
+def test_a_session_row_of_another_version_is_refused(row: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        sessions.decode(row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *STRANGERS,
+        b'{"v":2,"p":0,"o":0,"phase":"queued","attempt":0,"due":null,"task":{}}',
+        b'{"v":1,"p":0,"o":0,"phase":"asleep","attempt":0,"due":null,"task":{}}',
+        b'{"p":0,"o":0,"phase":"queued","attempt":0,"due":null,"task":{}}',
+    ],
+)
+def test_a_waiting_row_of_another_version_is_refused(row: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        waiting.decode(b"acme\x000\x00cart\x00000000000001", row)
+
+
+@pytest.mark.parametrize("row", [b"", b"{}", b"{", b'{"v":2,"home":1,"epoch":1}', b'{"home":1,"epoch":1}'])
+def test_a_placement_of_another_version_is_refused(row: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        placements.decode(row)
