@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from app.engine.announcements import Announcements
 from app.engine.engine import Engine
+from app.engine.janitor import EmitLimit
 from app.engine.watchdog import Watchdog
 from app.handlers import Handler, Session
 from app.protocol.murmur2 import partition_of
@@ -133,8 +134,11 @@ class ServerContext:
     watchdog: Watchdog
     announcements: Announcements
 
-    def largest_record(self, topic: str) -> int | None:
-        """The largest record that a handler may emit to ``topic``; None where it must not, or where there is none."""
+    trials: set[object] = field(default_factory=set)
+    """Whoever performs something alone now, or waits to: no retry begins beside it, or one is convicted for another."""
+
+    def largest_record(self, topic: str) -> EmitLimit | None:
+        """What a handler may emit to ``topic``; None where it must not, or where there is no such topic."""
         if topic.startswith(self.names.prefix):
             return None
         return self.engine.janitor.largest_record(topic)

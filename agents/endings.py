@@ -10,6 +10,9 @@ from app.errors import LocalProtocolError, RecordError
 from app.protocol.murmur2 import partition_of
 from app.records import parse_task
 
+BATCH_BYTES = 512
+"""What a record takes in a batch besides its key and value: a topic's limit is on the batch."""
+
 
 class Endings:
     """Writes the ends of one server's tasks into the open unit of work."""
@@ -72,15 +75,26 @@ class Endings:
         outbox = done.session.outbox
         if outbox is None:
             return None
-        for _, task in outbox.tasks:
-            if len(task) > limit:
+        for tenant, task in outbox.tasks:
+            if len(task) + len(tenant) + BATCH_BYTES > limit:
                 return Failed("TooLarge", f"a sent task of {len(task)} bytes; the limit is {limit} (MAX_RECORD_BYTES)")
         for topic, value, key in outbox.records:
-            largest = self._context.largest_record(topic)
-            if largest is None:
-                return Failed("UnknownTopic", f"no topic {topic!r} to emit to: create it first, outside the namespace")
-            if len(value or b"") + len(key or b"") > min(limit, largest):
-                return Failed("TooLarge", f"an emitted record of {len(value or b'')} bytes; {topic} takes {largest}")
+            refused = self._not_emitted(topic, value, key)
+            if refused is not None:
+                return refused
+        return None
+
+    def _not_emitted(self, topic: str, value: bytes | None, key: bytes | None) -> Failed | None:
+        takes = self._context.largest_record(topic)
+        if takes is None:
+            return Failed("UnknownTopic", f"no topic {topic!r} to emit to: create it first, outside the namespace")
+        if takes.keyed and key is None:
+            return Failed("NoKey", f"{topic} is compacted: emit to it with a key")
+        limit = self._context.limit
+        largest = limit if takes.max_bytes is None else min(limit, takes.max_bytes - BATCH_BYTES)
+        size = len(value or b"") + len(key or b"")
+        if size > largest:
+            return Failed("TooLarge", f"an emitted record of {size} bytes; {topic} takes {largest}")
         return None
 
     def _send(self, done: Done) -> None:

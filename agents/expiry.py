@@ -35,4 +35,8 @@ class Expiry:
         else:
             self._sweep = None
             self.due = now + max(1.0, self._ttl / SWEEPS_PER_TTL)
-        return [key for key, row in rows if sessions.decode(row).changed_at + self._ttl <= now]
+        return [key for key, row in rows if self.over(row, now)]
+
+    def over(self, row: bytes, now: float) -> bool:
+        """Has this session not been used for so long?"""
+        return sessions.decode(row).changed_at + self._ttl <= now

@@ -4,6 +4,7 @@ The decisions are :mod:`app.protocol.sessions`'s; this module runs handlers for 
 """
 
 import asyncio
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -13,7 +14,7 @@ import orjson
 
 from agents.cells import Cell, Entry, ServerContext
 from agents.endings import Endings
-from agents.performing import Again, Done, Ending, Failed, run_aside, run_inline
+from agents.performing import MESSAGE_CHARS, Again, Done, Ending, Failed, run_aside, run_inline
 from agents.suspicion import Verdict, Vigilance
 from app.engine.table import Rows
 from app.handlers import Handler, Session
@@ -38,6 +39,9 @@ from tables.waiting import WaitingRow
 
 RETRY_S = 0.005
 """How often a suspected task looks whether everything before it is committed."""
+
+WAKE_S = 0.05
+"""So long retries that are due are woken in a row, before the loop looks at something else."""
 
 WAITING_MAX = 10_000
 WAITING_BYTES_MAX = 64 * 2**20
@@ -75,6 +79,8 @@ class Line:
         self._suspects: deque[tuple[Cell, Entry, int]] = deque()
         self._on_trial: Entry | None = None
         self._acquitted: list[tuple[Cell, Entry]] = []
+        # By the time at which they fall due: session, arrival and attempt.
+        self._retries: list[tuple[int, tuple[str, str], int, int]] = []
         self._bytes = 0
         self._closed = False
         self.count = 0
@@ -101,9 +107,25 @@ class Line:
         self._follow(cell, self._asked(cell, again))
 
     def wake(self, wakeup: Wakeup) -> None:
-        """A retry has fallen due."""
+        """The stream says that a retry has fallen due. Mostly :meth:`on_time` has woken it by then."""
         cell = self._find(wakeup.tenant, wakeup.session)
         self._follow(cell, sessions.step(cell.queue, Woken(wakeup.arrival, wakeup.attempt)))
+
+    def due(self) -> float | None:
+        """Unix time of the next retry. None also while somebody is on trial: the commit that ends it wakes the loop."""
+        return self._retries[0][0] / 1000 if self._retries and not self._context.trials else None
+
+    def on_time(self, now: float) -> None:
+        """Wake the retries that are due. Those of a full line cannot wait for the stream, which is not read then."""
+        until = time.monotonic() + WAKE_S
+        now_ms = int(now * 1000) + 1
+        while self._retries and self._retries[0][0] <= now_ms and not self._context.trials:
+            _, name, arrival, attempt = heapq.heappop(self._retries)
+            cell = self._blocked.get(name)
+            if cell is not None:
+                self._follow(cell, sessions.step(cell.queue, Woken(arrival, attempt)))
+            if time.monotonic() >= until:
+                break
 
     def _admit(self, cell: Cell, entry: Entry) -> int:
         cell.last_arrival += 1
@@ -151,6 +173,7 @@ class Line:
                 self._touch(cell)
             case Wake(_, attempt, due_ms):
                 self._acquit(cell, entry)
+                heapq.heappush(self._retries, (due_ms, cell.name, entry.arrival, attempt))
                 wakeup = Wakeup(cell.tenant, cell.session, entry.arrival, attempt)
                 where = self._context.engine.unit.output(self._context.names.delay, cell.results_partition)
                 where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup, due_ms)})
@@ -182,23 +205,27 @@ class Line:
         """Start the head's handler; what follows, if it has ended already."""
         if entry.restored and self._vigilance.waiting_suspected(cell.row_key, entry.arrival):
             self._suspects.append((cell, entry, attempt))
-            asyncio.get_running_loop().call_soon(self._try_next)
+            asyncio.get_running_loop().call_soon(self._guarded, self._try_next)
             return None
         return self._run_now(cell, entry, attempt, self.verdict)
 
     def _try_next(self) -> None:
         """Run the next suspected task; one that is announced alone is committed before another one runs."""
+        trials = self._context.trials
         while self._suspects and self._on_trial is None and not self._closed:
             if not self._context.engine.flow.quiet:
+                trials.add(self)
                 self._context.engine.hurry()
-                asyncio.get_running_loop().call_later(RETRY_S, self._try_next)
+                asyncio.get_running_loop().call_later(RETRY_S, self._guarded, self._try_next)
                 return
+            trials.discard(self)
             cell, entry, attempt = self._suspects.popleft()
             said = self._vigilance.begin_waiting(cell.row_key, entry.arrival)
             entry.restored, entry.carried = False, True
             verdict = said if isinstance(said, tuple) else None
             if verdict is not None or (isinstance(said, Suspicion) and said.alone):
                 self._on_trial = entry
+                trials.add(self)
             following = self._run_now(cell, entry, attempt, verdict)
             if following is not None:
                 self._follow(cell, following)
@@ -232,21 +259,33 @@ class Line:
         run = run_aside(
             handler, session, entry.payload, context.limit, timeout_s=context.task_timeout, pool=context.pool
         )
-        task = asyncio.ensure_future(self._aside_run(cell, entry, attempt, run))
+        task = asyncio.ensure_future(self._aside_run(cell, entry, run, attempt))
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
         self.fresh += 1
 
-    async def _aside_run(self, cell: Cell, entry: Entry, attempt: int, run: Coroutine[Any, Any, Ending]) -> None:
-        ending = await run
+    async def _aside_run(self, cell: Cell, entry: Entry, run: Coroutine[Any, Any, Ending], attempt: int) -> None:
+        try:
+            ending = await run
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+            ending = Failed("CancelledError", "the handler cancelled its own task")
+        except BaseException as error:  # noqa: BLE001 - a run that has no ending blocks its session for ever.
+            self._context.engine.fail(error)
+            return
         if self._closed:
             return
         self.fresh = max(0, self.fresh - 1)
-        try:
-            self._follow(cell, self._after(cell, entry, ending, attempt))
-        except Exception as error:  # noqa: BLE001 - a defect here must end the worker, not one coroutine.
-            self._context.engine.fail(error)
+        self._guarded(lambda: self._follow(cell, self._after(cell, entry, ending, attempt)))
         self._context.engine.wake()
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """A defect in what the event loop calls must end the worker: the loop would only log it."""
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - the engine raises it again.
+            self._context.engine.fail(error)
 
     # -- suspects -----------------------------------------------------------------------------------------------
 
@@ -266,6 +305,7 @@ class Line:
             self._vigilance.ended_waiting(cell.row_key, entry.arrival)
             if entry is self._on_trial:
                 self._on_trial = None
+                self._context.trials.discard(self)
         self._acquitted.clear()
         self._try_next()
 
@@ -283,7 +323,12 @@ class Line:
             entry.saved = entry.restored = True
             cell.queue = (*cell.queue, found.waiting)
             self._keep(cell, entry)
-        asyncio.get_running_loop().call_soon(self._resume)
+            if found.waiting.phase is Phase.RETRYING and found.waiting.due_ms is not None:
+                heapq.heappush(self._retries, (found.waiting.due_ms, cell.name, entry.arrival, found.waiting.attempt))
+        self._vigilance.keep_waiting(
+            [(cell.row_key, arrival) for cell in self._blocked.values() for arrival in cell.entries]
+        )
+        asyncio.get_running_loop().call_soon(self._guarded, self._resume)
 
     def _resume(self) -> None:
         if self._closed:
@@ -309,16 +354,19 @@ class Line:
             self._rows.put(waiting_table.key_of(cell.row_key, entry.arrival), waiting_table.encode(row))
             entry.changed, entry.saved = False, True
 
+    @property
+    def not_begun(self) -> list[tuple[bytes, int]]:
+        """Suspected tasks that were to run here, by session and arrival."""
+        return [(cell.row_key, entry.arrival) for cell, entry, _ in self._suspects]
+
     def close(self) -> None:
         """Cancel what runs; nothing may reach a unit any more."""
         self._closed = True
-        for cell, entry, _ in self._suspects:
-            # This host alone still knows that the one before died of one of them.
-            self._vigilance.begin_waiting(cell.row_key, entry.arrival)
+        self._context.trials.discard(self)
         for task in list(self._aside):
             task.cancel()
 
 
 def unknown(entry: Entry) -> str:
     """What an unknown task's error says."""
-    return f"no handler is registered for {entry.kind!r} (HANDLERS)"
+    return f"no handler is registered for {entry.kind!r} (HANDLERS)"[:MESSAGE_CHARS]

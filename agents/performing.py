@@ -5,9 +5,11 @@ for it decides what that means for the session.
 """
 
 import asyncio
-import time
+import contextlib
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 import orjson
 from pydantic import ValidationError
@@ -16,6 +18,10 @@ from app.handlers import Handler, Retry, Session
 
 MESSAGE_CHARS = 2_000
 """Longer error messages are cut: they go into a result and a record header."""
+
+
+class ThreadsHangError(Exception):
+    """All threads for blocking handlers are lost to handlers that do not return."""
 
 
 class Done(NamedTuple):
@@ -44,23 +50,28 @@ Ending: TypeAlias = Done | Failed | Again
 
 def failed(error: BaseException) -> Failed | Again:
     """What an exception of a handler means."""
-    if isinstance(error, Retry):
-        return Again(int(error.after * 1000))
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        text = f"{error.title}: {where}: {first['msg']}"
-        return Failed("ValidationError", text.encode(errors="replace").decode()[:MESSAGE_CHARS])
+    try:
+        if isinstance(error, Retry):
+            return Again(int(Retry(error.after).after * 1000))
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            return Failed("ValidationError", _cut(f"{error.title}: {where}: {first['msg']}"))
+    except Exception:  # noqa: BLE001, S110 - a retry at no time, or a model that fails at telling what is wrong.
+        pass
     return Failed(type(error).__name__, _text(error))
 
 
 def _text(error: BaseException) -> str:
     """The error's message, fit for JSON; an exception of a user's may fail even at telling what it is."""
     try:
-        text = str(error) or repr(error)
+        return _cut(str(error) or repr(error))
     except Exception:  # noqa: BLE001 - whatever it is, the task's own error is the one to tell.
-        text = "(its message cannot be read)"
-    return text.encode(errors="replace").decode()[:MESSAGE_CHARS]
+        return "(its message cannot be read)"
+
+
+def _cut(text: str) -> str:
+    return text[:MESSAGE_CHARS].encode(errors="replace").decode()
 
 
 def prepare(handler: Handler, session: Session[Any], payload: dict[str, Any]) -> Any:
@@ -99,7 +110,9 @@ def run_inline(handler: Handler, session: Session[Any], payload: dict[str, Any],
         if handler.typed:
             payload = prepare(handler, session, payload)
         result = handler.function(session, payload)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a handler may fail in any way; the task does, not the worker.
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a handler may fail in any way; the task does, not the worker.
         return failed(error)
     return conclude(handler, session, result, limit)
 
@@ -113,24 +126,67 @@ async def run_aside(
     timeout_s: float,
     pool: Executor,
 ) -> Ending:
-    """Run an async function as a task, a blocking one in the pool; at most ``timeout_s`` seconds."""
-    started = time.monotonic()
+    """Run an async function as a task, a blocking one in the pool; at most ``timeout_s`` seconds from its start."""
+    clock = asyncio.timeout(None)
     try:
         argument = prepare(handler, session, payload)
-        async with asyncio.timeout(timeout_s):
+        async with clock:
             if handler.asynchronous:
+                clock.reschedule(asyncio.get_running_loop().time() + timeout_s)
                 result = await handler.function(session, argument)
             else:
-                result = await asyncio.get_running_loop().run_in_executor(pool, handler.function, session, argument)
-    except TimeoutError as error:
-        if time.monotonic() - started < timeout_s:
-            return failed(error)
-        return Failed("TaskTimeout", f"{handler.type!r} did not end within {timeout_s:g} s (TASK_TIMEOUT)")
+                result = await _in_pool(pool, lambda: handler.function(session, argument), clock, timeout_s)
+    except KeyboardInterrupt:
+        raise
     except asyncio.CancelledError as error:
         running = asyncio.current_task()
         if running is None or running.cancelling():
             raise  # This worker gives the run up.
         return failed(error)  # Something that the handler waited for was cancelled: the handler failed.
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - as in run_inline.
+    except BaseException as error:  # noqa: BLE001 - as in run_inline.
+        if isinstance(error, TimeoutError) and clock.expired():
+            return Failed("TaskTimeout", f"{handler.type!r} did not end within {timeout_s:g} s (TASK_TIMEOUT)")
         return failed(error)
     return conclude(handler, session, result, limit)
+
+
+_taken_up: WeakKeyDictionary[Executor, float] = WeakKeyDictionary()
+"""When a thread of a pool last took up a run, by the loop's clock."""
+
+
+async def _in_pool(pool: Executor, call: Callable[[], Any], clock: asyncio.Timeout, timeout_s: float) -> Any:
+    """Return what ``call`` returns in a thread of the pool; ``clock`` starts when it does.
+
+    Raises ThreadsHangError when no thread has taken up anything for ``timeout_s``: each hangs in a run that is over
+    its time and can neither be cancelled nor waited for.
+    """
+    loop = asyncio.get_running_loop()
+    started = asyncio.Event()
+
+    def begin() -> None:
+        _taken_up[pool] = loop.time()
+        clock.reschedule(loop.time() + timeout_s)
+        started.set()
+
+    def run() -> tuple[Any, BaseException | None]:
+        loop.call_soon_threadsafe(begin)
+        try:
+            return call(), None
+        except BaseException as error:  # noqa: BLE001 - a future cannot carry all of them.
+            return None, error
+
+    since = loop.time()
+    running = loop.run_in_executor(pool, run)
+    try:
+        while not started.is_set():
+            left = max(since, _taken_up.get(pool, since)) + timeout_s - loop.time()
+            if left <= 0:
+                raise ThreadsHangError("no thread was free for it: all hang in blocking handlers over TASK_TIMEOUT")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(started.wait(), left)
+        result, error = await running
+    finally:
+        running.cancel()
+    if error is not None:
+        raise error
+    return result

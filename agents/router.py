@@ -24,7 +24,8 @@ from app.protocol.control import WAKE_KEY, decode_due, encode_wakeup
 from app.protocol.murmur2 import partition_of
 from app.protocol.parking import Clock, Read, Skip, WakeUps
 from app.protocol.placement import home_of, route
-from app.records import parse_task
+from app.records import NAME_MAX_CHARS, parse_task
+from app.settings import INTERNAL_SLACK_BYTES
 from app.topics import Names
 from tables import placements
 
@@ -35,6 +36,12 @@ SETTLED_MAX = 100_000
 
 WAKEUPS_MAX = 100_000
 """Wake-ups that are held in memory before `delay` is read on."""
+
+COPY_BYTES = 256
+"""What the headers of a copy and its batch take at most; the copy goes into a topic that takes just the limit."""
+
+KEY_BYTES_MAX = 4 * NAME_MAX_CHARS
+"""A longer key is no tenant's."""
 
 ORIGIN_PARTITION = "origin-partition"
 ORIGIN_OFFSET = "origin-offset"
@@ -69,6 +76,8 @@ class Router:
     def __init__(self, context: RouterContext, place: Place) -> None:
         self._context = context
         self._number = place.number
+        # What internal topics take beyond it is room for what is added to a task.
+        self._limit = context.engine.options.max_record_bytes - INTERNAL_SLACK_BYTES
         self._placements = place.rows[placements.NAME]
         self._settled: dict[bytes, Settled] = {}
         names = context.names
@@ -91,15 +100,18 @@ class Router:
         unit = self._context.engine.unit
         prefix = b"%d:" % self._number
         work = self._context.names.work
+        limit = self._limit
         outputs = [unit.output(work, server).append for server in range(self._context.servers)]
         records = batch.records
         for index in range(batch.start, len(records)):
             message = records[index]
             value = message.value()
-            known = settled(message.key() or b"")
+            key = message.key() or b""
+            known = settled(key)
             if (
                 known is not None
                 and value is not None
+                and len(value) + len(key) <= limit
                 and (known.tight in value or known.spaced in value)
                 and value.count(b'"tenant"') == 1
                 and b"\\" not in value
@@ -117,21 +129,25 @@ class Router:
         context = self._context
         key = message.key()
         origin = self._origin(message)
+        size = len(value or b"") + len(key or b"")
+        if size > self._limit:
+            # The topic's limit is on a compressed batch. What is so large once read cannot be written anywhere.
+            kept = key if len(key or b"") <= KEY_BYTES_MAX else None
+            self._dead_letter(kept, None, origin, "TooLarge", f"a record of {size} bytes; {self._rule()}")
+            return
         try:
             task = parse_task(key, value)
         except RecordError as error:
-            context.engine.unit.send(
-                context.names.dead_letters,
-                value,
-                key,
-                partition=0,
-                headers=dead_letter_headers("RecordError", error.reason, context.names.tasks, *origin),
-            )
+            self._dead_letter(key, value, origin, "RecordError", error.reason)
             return
         assert value is not None
         right = partition_of(key, context.routers)
         if right != self._number:
-            self._republish(key, value, right, origin)
+            if size + COPY_BYTES > self._limit:
+                text = f"a task of {size} bytes in the wrong partition, too large to be sent on; {self._rule()}"
+                self._dead_letter(key, value, origin, "TooLarge", text)
+            else:
+                self._republish(key, value, right, origin)
             return
         home = self._home(key)
         server = route(task.tenant, task.session, home, context.up)
@@ -141,6 +157,16 @@ class Router:
             self._settle(key, home)
         where = context.engine.unit.output(context.names.work, server)
         where.append({"key": b"%d:%d" % origin, "value": value})
+
+    def _rule(self) -> str:
+        return f"the limit is {self._limit} (MAX_RECORD_BYTES)"
+
+    def _dead_letter(
+        self, key: bytes | None, value: bytes | None, origin: tuple[int, int], error: str, text: str
+    ) -> None:
+        names = self._context.names
+        headers = dead_letter_headers(error, text, names.tasks, *origin)
+        self._context.engine.unit.send(names.dead_letters, value, key, partition=0, headers=headers)
 
     def _origin(self, message: Any) -> tuple[int, int]:
         """Where the record first stood in ``tasks``: here, or where a copy's headers say it was published."""

@@ -25,7 +25,7 @@ from app.engine.places import Place
 from app.errors import RecordError
 from app.handlers import Handler
 from app.protocol.control import MARK, Wakeup, decode_control
-from app.records import parse_task
+from app.records import parse_task, valid_id, valid_type
 from app.topics import Names
 from tables import sessions as sessions_table
 from tables import waiting as waiting_table
@@ -101,10 +101,14 @@ class Server:
                 self._settle()
                 return
             vigilance.committed(first)
-        if vigilance.alone and not self._context.engine.flow.quiet:
-            # What was begun before is committed first: else this record is convicted for what another one did.
-            self._context.engine.hurry()
-            return
+        if vigilance.alone:
+            self._context.trials.add(self)
+            if not self._context.engine.flow.quiet:
+                # What was begun before is committed first: else this record is convicted for what another one did.
+                self._context.engine.hurry()
+                return
+        else:
+            self._context.trials.discard(self)
         self._line.verdict = vigilance.begin()
         while index < len(records):
             if vigilance.active and not vigilance.alone and records[index].offset() >= vigilance.end:
@@ -131,6 +135,7 @@ class Server:
             self._committed = committed
             if committed == self._position and self._vigilance.active:
                 self._settling = False
+                self._context.trials.discard(self)
                 self._vigilance.committed(committed)
         self._line.after_commit()
 
@@ -229,17 +234,25 @@ class Server:
         return (self._work,) if self._line.full else ()
 
     def due(self) -> float | None:
-        """When to look for expired sessions again."""
-        return self._expiry.due
+        """When the next retry falls due, or when to look for expired sessions again."""
+        return min((due for due in (self._line.due(), self._expiry.due) if due is not None), default=None)
 
     def on_time(self, now: float) -> None:
-        """Delete sessions that nobody has used for SESSION_TTL. (Wake-ups come through the stream.)"""
-        for key in self._expiry.expired(now):
-            tenant, _, session = key.decode().split("\0")
-            cell = self._cells.get((tenant, session))
-            if (tenant, session) not in self._dirty and (cell is None or not cell.queue):
-                self._sessions.delete(key)
-                self._cells.pop((tenant, session), None)
+        """Wake retries that are due; delete sessions that nobody has used for SESSION_TTL."""
+        self._line.on_time(now)
+        if self._expiry.due is not None and self._expiry.due <= now:
+            for key in self._expiry.expired(now):
+                self._expire(key, now)
+
+    def _expire(self, key: bytes, now: float) -> None:
+        tenant, _, session = key.decode().split("\0")
+        cell = self._cells.get((tenant, session))
+        # The sweep sees committed rows, and those of a while ago: the session may have been used since.
+        row = self._sessions.get(key)
+        unused = (tenant, session) not in self._dirty and (cell is None or not cell.queue)
+        if row is not None and unused and self._expiry.over(row, now):
+            self._sessions.delete(key)
+            self._cells.pop((tenant, session), None)
 
     def hold(self, topic: str) -> int | None:
         """A server commits its position."""
@@ -252,12 +265,14 @@ class Server:
     def close(self) -> None:
         """Stop at once."""
         self._line.close()
-        # If the place stays here over a rebalance, nothing else will tell the next resident.
-        self._place.suspicions = self._vigilance.withdraw()
+        self._context.trials.discard(self)
+        if not getattr(self._context.engine, "failing", False):
+            # If the place stays here over a rebalance, nothing else will tell the next resident.
+            self._place.suspicions = self._vigilance.withdraw(self._line.not_begun)
 
 
 def _plain(kind: object, payload: object, task_id: object) -> bool:
-    return type(kind) is str and type(payload) is dict and (task_id is None or (type(task_id) is str and task_id != ""))
+    return valid_type(kind) and type(payload) is dict and valid_id(task_id)
 
 
 def attach(app: faust.App, names: Names) -> None:

@@ -5,7 +5,7 @@ performed, committed, and trusted. Only when hosts keep dying at the same place 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
 from app.engine.announcements import Announcements
@@ -55,15 +55,12 @@ class Vigilance:
         self._died = died
         self._max_crashes = max_crashes
         self._key = suspects.stream_key(server)
-        self._found = {key: Suspicion.decode(value) for key, value in found.items()}
-        self._stored = self._key in found
-        self._waiting: dict[bytes, Suspicion] = {}
+        self._standing = {key: Suspicion.decode(value) for key, value in found.items()}
         self._committed = committed
-        self._announced: Suspicion | None = None
         self._decision: Decision = Trust()
         self.performing: Callable[[], int] = lambda: committed
         """The offset of the record of the stream that is being performed."""
-        self._decide(self._takeover(self._found.get(self._key), committed))
+        self._decide(self._takeover(self._standing.get(self._key), committed))
 
     def _takeover(self, previous: Suspicion | None, committed: int) -> Decision:
         limit = min(self._end, committed + SLICE)
@@ -100,9 +97,8 @@ class Vigilance:
         match self._decision:
             case Condemn(_, reason):
                 return reason, _REASONS[reason]
-            case Announce(suspicion) if suspicion != self._announced:
+            case Announce(suspicion) if suspicion != self._standing.get(self._key):
                 self._write(self._key, suspicion)
-                self._announced = suspicion
         return None
 
     def committed(self, position: int) -> None:
@@ -127,16 +123,23 @@ class Vigilance:
             )
             self._write(self._key, decision.suspicion)
         elif isinstance(decision, Trust):
-            self._announced = None
-            if self._stored:
-                self._announcements.write(self._key, None)
-                self._stored = False
+            self._forget(self._key)
 
     # -- what was waiting -----------------------------------------------------------------------------------------
 
+    def keep_waiting(self, tasks: Collection[tuple[bytes, int]]) -> None:
+        """These tasks wait here, by session and arrival: what stands about any other one is out of date.
+
+        Its host died between the commit of the task's end and the word of it. Arrival numbers start again with a
+        session that is loaded anew, so another task would bear that suspicion.
+        """
+        kept = {suspects.waiting_key(self._server, session, arrival) for session, arrival in tasks}
+        for key in self._standing.keys() - kept - {self._key}:
+            self._forget(key)
+
     def waiting_suspected(self, session: bytes, arrival: int) -> bool:
         """Does a waiting task that is about to run for the first time here need :meth:`begin_waiting`?"""
-        return self._died or suspects.waiting_key(self._server, session, arrival) in self._found
+        return self._died or suspects.waiting_key(self._server, session, arrival) in self._standing
 
     def begin_waiting(self, session: bytes, arrival: int) -> Verdict | Suspicion | None:
         """A task that waited when this server was taken over is about to run.
@@ -144,35 +147,30 @@ class Vigilance:
         Returns the verdict if it must not, else what was announced.
         """
         key = suspects.waiting_key(self._server, session, arrival)
-        decision = suspects.takeover(
-            self._found.pop(key, None), arrival, arrival + 1, died=self._died, max_crashes=self._max_crashes
-        )
-        match decision:
+        match self._waiting_takeover(key, arrival):
             case Condemn(_, reason, suspicion):
                 # It goes with the commit of the failure: a host that dies before must not begin to count anew.
                 self._write(key, suspicion)
-                self._waiting[key] = suspicion
                 return reason, _REASONS[reason]
             case Announce(suspicion):
                 self._write(key, suspicion)
-                self._waiting[key] = suspicion
                 return suspicion
         return None
 
+    def _waiting_takeover(self, key: bytes, arrival: int) -> Decision:
+        previous = self._standing.get(key)
+        return suspects.takeover(previous, arrival, arrival + 1, died=self._died, max_crashes=self._max_crashes)
+
     def carry_over(self, session: bytes, arrival: int) -> None:
         """A suspected record of the stream goes on as a waiting task: so does what is known about it."""
-        if self._announced is None or not self._announced.crashes:
-            return
-        key = suspects.waiting_key(self._server, session, arrival)
-        suspicion = suspects.carry(self._announced, arrival)
-        self._write(key, suspicion)
-        self._waiting[key] = suspicion
+        announced = self._standing.get(self._key)
+        if announced is not None and announced.crashes:
+            key = suspects.waiting_key(self._server, session, arrival)
+            self._write(key, suspects.carry(announced, arrival))
 
     def ended_waiting(self, session: bytes, arrival: int) -> None:
         """A waiting task has ended and its end is committed."""
-        key = suspects.waiting_key(self._server, session, arrival)
-        if self._waiting.pop(key, None) is not None:
-            self._announcements.write(key, None)
+        self._forget(suspects.waiting_key(self._server, session, arrival))
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
@@ -183,19 +181,28 @@ class Vigilance:
         """
         if arrival:
             key = suspects.waiting_key(self._server, session, arrival)
-            self._write(key, suspects.timed_out(self._waiting.get(key), arrival, arrival))
+            self._write(key, suspects.timed_out(self._standing.get(key), arrival, arrival))
         else:
-            self._write(self._key, suspects.timed_out(self._announced, self._committed, self.performing()))
+            announced = self._standing.get(self._key)
+            self._write(self._key, suspects.timed_out(announced, self._committed, self.performing()))
 
-    def withdraw(self) -> dict[bytes, bytes]:
+    def withdraw(self, not_begun: Collection[tuple[bytes, int]] = ()) -> dict[bytes, bytes]:
         """The server is given up without a death: what was announced is no evidence any more.
+
+        Args:
+            not_begun: waiting tasks that were to run here under suspicion, by session and arrival: this host alone
+                still knows that the one before died of one of them.
 
         Returns what stands in ``suspects`` about this server from now on.
         """
-        standing = {key: found for key, found in self._found.items() if key != self._key} | self._waiting
-        if isinstance(self._decision, Announce):
-            standing[self._key] = self._decision.suspicion
-        withdrawn = {key: suspects.withdraw(suspicion).encode() for key, suspicion in standing.items()}
+        if isinstance(self._decision, Announce | Condemn):
+            self._standing[self._key] = self._decision.suspicion
+        for session, arrival in not_begun:
+            key = suspects.waiting_key(self._server, session, arrival)
+            decision = self._waiting_takeover(key, arrival)
+            if isinstance(decision, Announce | Condemn):
+                self._standing[key] = decision.suspicion
+        withdrawn = {key: suspects.withdraw(suspicion).encode() for key, suspicion in self._standing.items()}
         try:
             for key, value in withdrawn.items():
                 self._announcements.write(key, value, timeout=1.0)
@@ -205,5 +212,8 @@ class Vigilance:
 
     def _write(self, key: bytes, suspicion: Suspicion) -> None:
         self._announcements.write(key, suspicion.encode())
-        if key == self._key:
-            self._stored = True
+        self._standing[key] = suspicion
+
+    def _forget(self, key: bytes) -> None:
+        if self._standing.pop(key, None) is not None:
+            self._announcements.write(key, None)

@@ -13,6 +13,7 @@ only if it returns; it may run more than once for a task, and only one run takes
 
 import importlib
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -24,10 +25,12 @@ import orjson
 from pydantic import BaseModel
 
 from app.errors import ConfigurationError
-from app.records import valid_name
+from app.records import TYPE_MAX_CHARS, valid_name, valid_type
 
-RETRY_S_MAX = 10 * 365 * 86_400
-"""A retry falls due after ten years at the latest: a time that fits into every row and record."""
+RETRY_S_MAX = 7 * 86_400
+"""A retry falls due after a week at the latest."""
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 State = TypeVar("State")
 Model: TypeAlias = type[BaseModel]
@@ -35,11 +38,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Retry(Exception):  # noqa: N818  # the contract names it
-    """Raise it to have the task run again after ``after`` seconds; later tasks of the session wait behind it."""
+    """Raise it to have the task run again after ``after`` seconds; later tasks of the session wait behind it.
+
+    Raises ValueError, and so fails the task, for a time below 0 or beyond a week.
+    """
 
     def __init__(self, after: float = 1.0) -> None:
         super().__init__(after)
-        self.after = min(max(0.0, float(after)), RETRY_S_MAX)
+        self.after = float(after)
+        # Nothing compares with NaN, so it is refused as well.
+        if not 0 <= self.after <= RETRY_S_MAX:
+            raise ValueError(f"Retry: after must be 0 to {RETRY_S_MAX} seconds, it is {after!r}")
 
 
 class UnknownTopic(Exception):  # noqa: N818  # its name is what the result's error says
@@ -83,11 +92,13 @@ class Session(Generic[State]):
     def send(self, session_id: str, type: str, payload: dict[str, Any], tenant: str | None = None) -> None:  # noqa: A002
         """Send a task, by default to a session of the same tenant, in the transaction of this one.
 
-        Raises ValueError for what is no name, TypeError for a payload that is no dict or no JSON.
+        Raises ValueError for what is no name or type, TypeError for a payload that is no dict or no JSON.
         """
         to = self.tenant if tenant is None else tenant
-        if not (valid_name(to) and valid_name(session_id) and type):
+        if not (valid_name(to) and valid_name(session_id)):
             raise ValueError("send: a tenant or session is 1 to 200 characters without control characters")
+        if not type or not valid_type(type):
+            raise ValueError(f"send: a type is a text of 1 to {TYPE_MAX_CHARS} characters")
         if payload.__class__ is not dict:
             raise TypeError(f"send: the payload must be a dict, it is {payload.__class__.__name__}")
         task = orjson.dumps({"tenant": to, "session": session_id, "type": type, "payload": payload})
@@ -96,8 +107,13 @@ class Session(Generic[State]):
     def emit(self, topic: str, value: Any, key: str | bytes | None = None) -> None:
         """Write a record to an existing topic of your own, in the transaction of this task.
 
-        ``value`` is bytes, str, None, or anything that JSON can say.
+        ``value`` is bytes, str, None, or anything that JSON can say. Raises ValueError for what cannot be the name
+        of a topic, TypeError for another key or for a value that is no JSON.
         """
+        if not _is_topic(topic):
+            raise ValueError(f"emit: a topic's name is 1 to 249 of A-Z a-z 0-9 . _ -, this is {topic!r:.100}")
+        if key is not None and not isinstance(key, str | bytes):
+            raise TypeError(f"emit: the key must be str, bytes or None, it is {key.__class__.__name__}")
         if value is not None and not isinstance(value, bytes):
             value = value.encode() if isinstance(value, str) else orjson.dumps(value)
         self._outbox().records.append((topic, value, key.encode() if isinstance(key, str) else key))
@@ -110,6 +126,10 @@ class Session(Generic[State]):
         if self.outbox is None:
             self.outbox = Outbox()
         return self.outbox
+
+
+def _is_topic(name: object) -> bool:
+    return isinstance(name, str) and _TOPIC.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from pydantic import (
 from app.errors import RecordError
 
 NAME_MAX_CHARS = 200
+ID_MAX_CHARS = 1_000
+TYPE_MAX_CHARS = 200
 
 # Control characters, and halves of surrogate pairs, which have no UTF-8.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -42,6 +44,16 @@ def valid_name(name: str) -> bool:
     """Tell whether a text can name a tenant or a session: 1 to 200 characters, none a control character."""
     # What is printable holds no character of the pattern; most names are, and the test is fast.
     return 0 < len(name) <= NAME_MAX_CHARS and (name.isprintable() or _UNFIT.search(name) is None)
+
+
+def valid_type(kind: object) -> bool:
+    """Tell whether a value can be the type of a task: a text of at most 200 characters."""
+    return type(kind) is str and len(kind) <= TYPE_MAX_CHARS
+
+
+def valid_id(task_id: object) -> bool:
+    """Tell whether a value can be the id of a task: nothing, or a text of 1 to 1,000 characters."""
+    return task_id is None or (type(task_id) is str and 0 < len(task_id) <= ID_MAX_CHARS)
 
 
 class ParsedTask(NamedTuple):
@@ -75,8 +87,10 @@ def parse_task(key: bytes | None, value: bytes | None) -> ParsedTask:
     if key != tenant.encode():
         raise RecordError(_why_other_key(key))
     task_id, server = record.get("id"), record.get("server")
-    if task_id is not None and not (type(task_id) is str and task_id):
-        raise RecordError("field 'id' is empty" if task_id == "" else _wrong_kind("id", task_id, str))
+    if not valid_type(kind):
+        raise RecordError(_too_long("type", TYPE_MAX_CHARS))
+    if not valid_id(task_id):
+        raise RecordError(_why_no_id(task_id))
     if server is not None and type(server) is not int:
         raise RecordError(_wrong_kind("server", server, int))
     return ParsedTask(task_id, tenant, session, kind, payload, server)
@@ -98,6 +112,16 @@ def _name(record: dict[str, Any], name: str) -> str:
 
 def _wrong_kind(name: str, value: object, kind: type) -> str:
     return f"field {name!r} is {_KINDS[type(value)]}, not {_KINDS[kind]}"
+
+
+def _why_no_id(value: object) -> str:
+    if type(value) is not str:
+        return _wrong_kind("id", value, str)
+    return _too_long("id", ID_MAX_CHARS) if value else "field 'id' is empty"
+
+
+def _too_long(name: str, most: int) -> str:
+    return f"field {name!r} is longer than {most} characters"
 
 
 def _why_no_json(value: bytes, error: orjson.JSONDecodeError) -> str:
@@ -130,10 +154,10 @@ class _Record(BaseModel):
 class Task(_Record):
     """What a producer asks for, key tenant. Without an id it is known by its origin, ``partition/offset``."""
 
-    id: Annotated[StrictStr, Field(min_length=1)] | None = None
+    id: Annotated[StrictStr, Field(min_length=1, max_length=ID_MAX_CHARS)] | None = None
     tenant: Name
     session: Name
-    type: StrictStr
+    type: Annotated[StrictStr, Field(max_length=TYPE_MAX_CHARS)]
     payload: dict[str, Any]
     server: StrictInt | None = None
 

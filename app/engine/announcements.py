@@ -8,9 +8,24 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from app.errors import UnavailableError
+from app.errors import HoldfastError, UnavailableError
 
 log = logging.getLogger(__name__)
+
+RETRY_S = 0.2
+PURGE_S = 0.5
+
+LASTING = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - librdkafka's own error codes are public all the same.
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the same.
+}
+"""Errors that trying again does not mend."""
 
 
 class Announcements:
@@ -26,22 +41,41 @@ class Announcements:
         """Return when the record is durable; None deletes the key. Without a ``timeout`` it waits for the broker.
 
         Raises:
-            UnavailableError: the broker did not take it in time.
+            UnavailableError: the broker did not take it in time. It is not written later either, unless it was on
+                its way already.
+            HoldfastError: the broker refuses it and always will.
         """
+        deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
-            if self._producer is None:
-                self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
-            answers: list[KafkaError | None] = []
-            self._producer.produce(self._topic, value, key, 0, on_delivery=lambda error, message: answers.append(error))
-            deadline = None if timeout is None else time.monotonic() + timeout
-            while not answers:
-                self._producer.poll(0.1)
-                if deadline is not None and not answers and time.monotonic() > deadline:
+            while (error := self._attempt(key, value, deadline)) is not None:
+                if error.code() in LASTING:
+                    raise HoldfastError(f"{self._topic} takes no announcements: {error.str()}")
+                if deadline is not None and time.monotonic() >= deadline:
                     raise UnavailableError("an announcement could not be written", retry_after_s=1.0)
+                log.warning("%s: %s; trying again", self._topic, error.str())
+                time.sleep(RETRY_S)
+
+    def _attempt(self, key: bytes, value: bytes | None, deadline: float | None) -> KafkaError | None:
+        """Write once; returns why it was not."""
+        if self._producer is None:
+            self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
+        producer = self._producer
+        answers: list[KafkaError | None] = []
+        try:
+            producer.produce(self._topic, value, key, 0, on_delivery=lambda error, message: answers.append(error))
+            while not answers and (deadline is None or time.monotonic() < deadline):
+                producer.poll(0.1 if deadline is None else max(0.0, min(0.1, deadline - time.monotonic())))
+        except KafkaException as error:
+            answers.append(error.args[0])
+        if not answers:
+            # It must not come behind what a successor announces. What was sent is no longer known to this producer,
+            # so the next record takes a new one.
+            producer.purge()
+            producer.flush(PURGE_S)
+            answers = answers or [KafkaError(KafkaError._TIMED_OUT)]
         if answers[0] is not None:
-            if timeout is not None:
-                raise UnavailableError(f"an announcement could not be written ({answers[0].str()})", retry_after_s=1.0)
-            self.write(key, value)
+            self._producer = None
+        return answers[0]
 
     def read(self) -> dict[bytes, bytes]:
         """All announcements that stand now."""
@@ -70,7 +104,7 @@ class Announcements:
                         log.warning("%s: a record without a key is passed over", self._topic)
                     elif error.code() == KafkaError._PARTITION_EOF:
                         return found
-                    elif error.fatal():
+                    elif error.fatal() or error.code() in LASTING:
                         raise KafkaException(error)
         finally:
             consumer.close()

@@ -7,6 +7,7 @@ The reader sees committed records only.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ WARM_ROWS = 1_000
 READ_RECORDS = 10_000
 WAIT_S = 0.05
 
+ASK_S = 60.0
+"""How often the broker is asked whether a silent changelog really ends where its rows do."""
+
+ASK_TIMEOUT_S = 1.0
+
 
 @dataclass(slots=True)
 class _Followed:
@@ -34,6 +40,7 @@ class _Followed:
     position: int
     end: int | None = None
     """The high watermark as far as known, for the lag."""
+    ask_next: float = 0.0
 
 
 @dataclass(slots=True)
@@ -83,6 +90,8 @@ class Changelog(threading.Thread):
         self._stopping = False
         self._followed: dict[Partition, _Followed] = {}
         self._restores: dict[str, _Restore] = {}
+        self._lost: dict[Partition, None] = {}
+        self._ask_next = 0.0
 
     # -- from the engine's thread ---------------------------------------------------------------------------------
 
@@ -146,7 +155,9 @@ class Changelog(threading.Thread):
             command()
         if self._followed:
             self._read()
+            self._begin_lost_anew()
             self._finish()
+            self._confirm_one()
         return True
 
     def _follow(self, place: str, rows: Sequence[Rows]) -> None:
@@ -166,6 +177,8 @@ class Changelog(threading.Thread):
         self._follow(place, rows)
         for where, target in targets.items():
             self._followed[where].end = target
+            if self._followed[where].position > target:
+                self._lost[where] = None
         self._restores[place] = _Restore(dict(targets), done)
         passing("in-restore")
 
@@ -176,6 +189,7 @@ class Changelog(threading.Thread):
             self._consumer.incremental_unassign([TopicPartition(*where) for where in gone])
         for where in gone:
             del self._followed[where]
+            self._lost.pop(where, None)
         then()
 
     def _read(self) -> None:
@@ -184,12 +198,14 @@ class Changelog(threading.Thread):
             messages += self._consumer.consume(READ_RECORDS - 1, 0)
         found: dict[Partition, list[tuple[bytes, bytes | None]]] = {}
         ends: dict[Partition, int] = {}
+        complete: list[Partition] = []
         last: Partition | None = None
         rows: list[tuple[bytes, bytes | None]] = []
         for message in cast("list[Any]", messages):
             where = (message.topic(), message.partition())
             if message.error() is not None:
-                self._event(where, message, ends)
+                if self._event(where, message, ends):
+                    complete.append(where)
                 continue
             if where != last:
                 rows = found.setdefault(where, [])
@@ -198,31 +214,63 @@ class Changelog(threading.Thread):
             ends[where] = message.offset() + 1
         for where, position in ends.items():
             self._apply(where, found.get(where, []), position)
+        for where in complete:
+            if where in self._followed:
+                self._followed[where].rows.store.confirm()
 
-    def _event(self, where: Partition, message: Any, ends: dict[Partition, int]) -> None:
+    def _event(self, where: Partition, message: Any, ends: dict[Partition, int]) -> bool:
+        """Note what is no record; True when it says that there is none left."""
         error = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
             ends[where] = message.offset()
             followed = self._followed.get(where)
             if followed is not None and followed.place not in self._restores:
                 followed.end = message.offset()
-        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._restart(where)
+            return True
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            if where in self._followed:
+                self._lost[where] = None
         elif error.fatal():
             raise KafkaException(error)
         else:
             log.debug("reading %s/%d: %s", *where, error.str())
+        return False
 
-    def _restart(self, where: Partition) -> None:
-        """The log no longer has our position (it was made anew, or compacted away): begin again."""
-        followed = self._followed.get(where)
-        if followed is None:
+    def _begin_lost_anew(self) -> None:
+        """A log that no longer has our position (it was made anew, or compacted away) is read from its start.
+
+        It happens when all that was read before is applied; and again in the next turn while the broker is away.
+        """
+        for where in list(self._lost):
+            try:
+                first, _ = self._consumer.get_watermark_offsets(TopicPartition(*where), ASK_TIMEOUT_S)
+            except KafkaException as error:
+                log.debug("asking for the start of %s/%d: %s", *where, error)
+                return
+            del self._lost[where]
+            followed = self._followed[where]
+            followed.rows.store.clear()
+            followed.position = first
+            self._consumer.incremental_unassign([TopicPartition(*where)])
+            self._consumer.incremental_assign([TopicPartition(*where, first)])
+
+    def _confirm_one(self) -> None:
+        """Confirm the rows of a changelog in which nothing happens, one a turn: its end was announced only once."""
+        now = time.monotonic()
+        if now < self._ask_next:
             return
-        first, _ = self._consumer.get_watermark_offsets(TopicPartition(*where), 10)
-        followed.rows.store.clear()
-        followed.position = first
-        self._consumer.incremental_unassign([TopicPartition(*where)])
-        self._consumer.incremental_assign([TopicPartition(*where, first)])
+        for where, followed in self._followed.items():
+            if now >= followed.ask_next and where not in self._lost and followed.rows.store.unconfirmed:
+                followed.ask_next = now + ASK_S
+                try:
+                    _, end = self._consumer.get_watermark_offsets(TopicPartition(*where), ASK_TIMEOUT_S)
+                except KafkaException as error:
+                    log.debug("asking for the end of %s/%d: %s", *where, error)
+                    self._ask_next = now + ASK_S
+                    return
+                if followed.position == end:
+                    followed.rows.store.confirm()
+                return
 
     def _apply(self, where: Partition, rows: list[tuple[bytes, bytes | None]], position: int) -> None:
         followed = self._followed.get(where)
@@ -244,6 +292,11 @@ class Changelog(threading.Thread):
 
     def _finish(self) -> None:
         for place, restore in list(self._restores.items()):
-            if all(self._followed[where].position >= target for where, target in restore.targets.items()):
+            if all(
+                where not in self._lost and self._followed[where].position >= target
+                for where, target in restore.targets.items()
+            ):
+                for where in restore.targets:
+                    self._followed[where].rows.store.confirm()
                 self._leave(place, lambda: None)
                 restore.done(restore.replayed)

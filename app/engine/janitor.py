@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
@@ -27,6 +27,21 @@ log = logging.getLogger(__name__)
 LAG_S = 2.0
 TRUNCATE_S = 15.0
 LIMITS_S = 60.0
+UNKNOWN_S = 1.0
+ASK_S = 2.0
+LIMITS_MAX = 10_000
+
+_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION}
+
+
+class EmitLimit(NamedTuple):
+    """What a topic takes: batches of so many bytes (None: it could not be asked), and whether only with keys."""
+
+    max_bytes: int | None
+    keyed: bool
+
+
+UNTOLD = EmitLimit(None, keyed=False)
 
 
 class Janitor(threading.Thread):
@@ -50,8 +65,9 @@ class Janitor(threading.Thread):
         self._streams = streams
         self._truncated = truncated
         self._committed: dict[Partition, int] = {}
+        self._settled: dict[Partition, int] = {}
         self._done: dict[Partition, int] = {}
-        self._limits: dict[str, tuple[int | None, float]] = {}
+        self._limits: dict[str, tuple[EmitLimit | None, float]] = {}
         self._stopping = threading.Event()
         self._clean_next = time.monotonic() + TRUNCATE_S
 
@@ -62,24 +78,48 @@ class Janitor(threading.Thread):
     def forget(self) -> None:
         """This worker owns nothing any more: it leaves the cleaning to the next owners."""
         self._committed = {}
+        self._settled = {}
 
-    def largest_record(self, topic: str) -> int | None:
-        """The size of the largest record that a topic takes, or None where there is no such topic.
+    def largest_record(self, topic: str) -> EmitLimit | None:
+        """What a topic takes, or None where there is no such topic. Never raises.
 
-        Asks the broker the first time, and again after a while.
+        Only the first question, and one about a topic that did not exist a moment ago, waits for the broker, and not
+        for long; everything else is asked for again in the janitor's own thread.
         """
         known = self._limits.get(topic)
-        if known is None or known[1] < time.monotonic():
-            resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-            try:
-                found = self._admin.describe_configs([resource], request_timeout=5)[resource].result()
-                limit = int(found["max.message.bytes"].value)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise
-                limit = None
-            known = self._limits[topic] = (limit, time.monotonic() + (LIMITS_S if limit else 1.0))
+        if known is None or (known[0] is None and known[1] < time.monotonic()):
+            if len(self._limits) >= LIMITS_MAX:
+                self._limits = {}
+            known = self._ask(topic, UNTOLD)
         return known[0]
+
+    def _ask(self, topic: str, last: EmitLimit) -> tuple[EmitLimit | None, float]:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        limit: EmitLimit | None = last
+        try:
+            answer = self._admin.describe_configs([resource], request_timeout=ASK_S)[resource]
+            found = answer.result(2 * ASK_S)
+            limit = EmitLimit(int(found["max.message.bytes"].value), "compact" in found["cleanup.policy"].value)
+        except KafkaException as error:
+            if error.args[0].code() in _NO_TOPIC:
+                limit = None
+            else:
+                log.debug("limits of %s: %s", topic, error)
+        except Exception as error:  # noqa: BLE001 - without an answer the record limit holds.
+            log.debug("limits of %s: %r", topic, error)
+        wait = UNKNOWN_S if limit in (None, UNTOLD) else LIMITS_S
+        known = self._limits[topic] = (limit, time.monotonic() + wait)
+        return known
+
+    def _refresh_limits(self) -> None:
+        """Ask again about the topics that handlers emit to; where nobody answers, what was known holds."""
+        now = time.monotonic()
+        for topic, (limit, until) in list(self._limits.items()):
+            if until < now:
+                if limit is None:
+                    self._limits.pop(topic, None)
+                else:
+                    self._ask(topic, limit)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -87,6 +127,7 @@ class Janitor(threading.Thread):
     def run(self) -> None:
         while not self._stopping.wait(LAG_S):
             try:
+                self._refresh_limits()
                 self._measure()
                 if time.monotonic() >= self._clean_next:
                     self._clean_next = time.monotonic() + TRUNCATE_S
@@ -116,9 +157,12 @@ class Janitor(threading.Thread):
             self.lags[where] = max(0, future.result().offset - reached.get(where, 0) - markers)
 
     def _truncate(self) -> None:
+        # What was committed when we were here last: should a broker lose what it has just acknowledged (a single one
+        # that stops in the middle of a commit may), the records are still there.
+        settled, self._settled = self._settled, dict(self._committed)
         behind = {
             where: offset
-            for where, offset in dict(self._committed).items()
+            for where, offset in settled.items()
             if where[0] in self._truncated and offset > self._done.get(where, 0)
         }
         if not behind:

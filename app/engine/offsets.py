@@ -6,6 +6,7 @@ doubles records.
 """
 
 import struct
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from app.protocol.unit import Tag
+
+CONNECT_S = 10.0
 
 Partition = tuple[str, int]
 """Topic and partition number."""
@@ -42,15 +45,19 @@ def group_metadata(group: str, generation: int, member_id: str) -> Any:
 
 
 class OffsetReader:
-    """Reads committed offsets and the ends of partitions. Blocking; use it from one thread at a time."""
+    """Reads committed offsets and the ends of partitions. Blocking; use it from one thread at a time.
 
-    def __init__(self, config: Mapping[str, Any], group: str, *, timeout: float = 30.0) -> None:
+    A call that is not answered within ``timeout`` seconds raises KafkaException: the caller asks again if it has to.
+    """
+
+    def __init__(self, config: Mapping[str, Any], group: str, *, timeout: float = 5.0) -> None:
         self._timeout = timeout
         options = {**config, "group.id": group, "enable.auto.commit": False}
         self._consumer = Consumer({**options, "isolation.level": "read_committed"})
         self._hasty = Consumer({**options, "isolation.level": "read_uncommitted"})
         self._config = dict(config)
         self._admin = AdminClient(self._config)
+        self._admin_made = time.monotonic()
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         """The stable committed offset of each partition; raises KafkaException when the broker does not answer."""
@@ -78,22 +85,25 @@ class OffsetReader:
         """The first offset that each partition still has."""
         return self._list(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
-    def high_watermarks(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+    def high_watermarks(self, partitions: Iterable[Partition], timeout: float | None = None) -> dict[Partition, int]:
         """The end of each partition, open transactions included: a restore must reach it."""
-        return self._list(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        return self._list(partitions, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
 
-    def _list(self, partitions: Iterable[Partition], spec: Any) -> dict[Partition, int]:
+    def _list(self, partitions: Iterable[Partition], spec: Any, timeout: float | None = None) -> dict[Partition, int]:
         wanted = {TopicPartition(t, p): spec for t, p in partitions}
         if not wanted:
             return {}
         try:
             answers = self._admin.list_offsets(
-                wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._timeout
+                wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout or self._timeout
             )
             return {(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
         except KafkaException:
-            # The client goes on using a leader epoch from before a broker's restart: only a new one asks anew.
-            self._admin = AdminClient(self._config)
+            # The client goes on using a leader epoch from before a broker's restart: only a new one asks anew. But a
+            # new one needs some time to connect.
+            if time.monotonic() - self._admin_made > CONNECT_S:
+                self._admin = AdminClient(self._config)
+                self._admin_made = time.monotonic()
             raise
 
     def close(self) -> None:

@@ -7,8 +7,9 @@ is sealed, so no transaction is open while a handler runs and an abandoned unit 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from app.engine.offsets import OffsetReader, Partition
@@ -16,19 +17,31 @@ from app.engine.producer import Answer, Sealed, TransactionalProducer
 from app.engine.table import Rows
 
 UNIT_RECORDS = 50_000
-"""An open unit with so many outputs takes no more input until it is sealed."""
+"""An open unit with so many inputs and outputs takes no more input until it is sealed."""
+
+UNIT_BYTES = 64 * 2**20
+"""The same for the bytes of both, so that a unit of large records stays well below the producer's queue."""
 
 CHECKPOINT_S = 5.0
 """How often stores learn a changelog position, which bounds what a local restart replays."""
+
+POSITIONS_S = 1.0
+"""How long a commit is held up at most to learn such positions: it may be one that a rebalance waits for."""
+
+STOP_S = 2.0
+"""How long the end of a worker waits for a commit that the broker does not answer."""
+
+TURN_S = 0.1
 
 
 class Unit:
     """Everything that is to happen at once: outputs and offsets (rows keep their own overlays).
 
-    ``records`` may be appended to directly on hot paths: dicts of ``key`` and ``value``, by topic and partition.
+    ``records`` may be appended to directly on hot paths: dicts of ``key`` and ``value``, by topic and partition. Who
+    does so adds to ``weight`` (records) and ``size`` (bytes of values).
     """
 
-    __slots__ = ("deadline", "offsets", "opened", "others", "records", "weight")
+    __slots__ = ("deadline", "offsets", "opened", "others", "records", "size", "weight")
 
     def __init__(self, interval: float) -> None:
         self.opened = time.monotonic()
@@ -37,6 +50,7 @@ class Unit:
         self.others: list[dict[str, Any]] = []
         self.offsets: dict[Partition, int] = {}
         self.weight = 0
+        self.size = 0
 
     @property
     def empty(self) -> bool:
@@ -44,7 +58,7 @@ class Unit:
 
     @property
     def full(self) -> bool:
-        return self.weight >= UNIT_RECORDS
+        return self.weight >= UNIT_RECORDS or self.size >= UNIT_BYTES
 
     def output(self, topic: str, partition: int) -> list[dict[str, Any]]:
         """The list of records for one partition, to append to."""
@@ -71,6 +85,8 @@ class Unit:
             record["headers"] = headers
         self.others.append(record)
         self.weight += 1
+        if value is not None:
+            self.size += len(value)
 
 
 @dataclass(slots=True)
@@ -115,11 +131,26 @@ class Committer:
         self._generation: int | None = None
         self._blocked = 0
         self._checkpoint = time.monotonic() + CHECKPOINT_S
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._left_behind = False
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="commit", daemon=True)
 
     def start(self) -> Future[None]:
         """Initialise the transactional id; ends what an earlier process of this name left open."""
-        return self._thread.submit(self._producer.start)
+        started: Future[None] = Future()
+
+        def initialise() -> None:
+            try:
+                self._producer.start()
+            except BaseException as error:  # noqa: BLE001 - it is the caller's.
+                started.set_exception(error)
+            else:
+                if not self._left_behind:
+                    started.set_result(None)
+
+        self._work.put(initialise)
+        self._thread.start()
+        return started
 
     def allow(self, generation: int, join: int) -> None:
         """Commit under ``generation``, the answer to ``join``, unless a later join has begun."""
@@ -132,29 +163,42 @@ class Committer:
         with self._gate:
             self._blocked = join
             self._generation = None
-        with self._lock:
-            pass
+        while not self._stopping:
+            if self._lock.acquire(timeout=TURN_S):
+                self._lock.release()
+                return
 
     def joining(self, join: int) -> bool:
         """Has a later join than ``join`` begun?"""
         return self._blocked > join
 
     def submit(self, submission: Submission) -> None:
-        self._thread.submit(self._run, submission)
+        self._work.put(lambda: self._run(submission))
 
     def stop(self) -> None:
+        """Commit nothing more. A call that is not answered is left behind: a successor ends what it began."""
         self._stopping = True
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._offsets.close()
+        self._work.put(lambda: None)
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+        self._left_behind = self._thread.is_alive()
+        if not self._left_behind:
+            self._offsets.close()
+
+    def _serve(self) -> None:
+        try:
+            while not self._stopping:
+                self._work.get()()
+        except BaseException as error:  # noqa: BLE001 - the worker ends with it.
+            if not self._left_behind:
+                self._failed(error)
 
     def _run(self, submission: Submission) -> None:
-        try:
-            # The answer is given under the lock: whoever has blocked has it behind them.
-            with self._lock:
-                submission.answer = self._commit(submission)
+        # The answer is given under the lock: whoever has blocked has it behind them.
+        with self._lock:
+            submission.answer = self._commit(submission)
+            if not self._left_behind:
                 submission.answered(submission)
-        except BaseException as error:  # noqa: BLE001 - the worker ends with it.
-            self._failed(error)
 
     def _commit(self, submission: Submission) -> Answer:
         with self._gate:
@@ -163,9 +207,12 @@ class Committer:
             return Answer.REFUSED
         positions = self._positions([rows for rows, _ in submission.rows], submission.checkpoint)
         answer = self._producer.commit(submission.unit)
-        if answer is Answer.COMMITTED:
+        if answer is Answer.COMMITTED and not self._left_behind:
             for rows, changes in submission.rows:
-                rows.store.apply(changes.items(), positions.get((rows.topic, rows.partition)))
+                position = positions.get((rows.topic, rows.partition))
+                rows.store.apply(changes.items(), position)
+                if position is not None:
+                    rows.store.confirm()
         return answer
 
     def _positions(self, rows: Sequence[Rows], now: bool) -> dict[Partition, int]:
@@ -178,6 +225,6 @@ class Committer:
             return {}
         self._checkpoint = time.monotonic() + CHECKPOINT_S
         try:
-            return self._offsets.high_watermarks((entry.topic, entry.partition) for entry in rows)
+            return self._offsets.high_watermarks(((entry.topic, entry.partition) for entry in rows), POSITIONS_S)
         except Exception:  # noqa: BLE001 - only a saving: without it a restart replays more.
             return {}

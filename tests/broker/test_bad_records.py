@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from app.observe.reading import read_account
 from app.protocol.murmur2 import partition_of
@@ -106,6 +106,25 @@ def test_a_payload_of_5_mb_is_refused_to_its_producer(workers: Workers, probe: P
         probe.send("acme", "s", "echo", {"text": "x" * 5_000_000})
     assert refusal.value.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE
     assert probe.done(probe.send("acme", "s", "counter.add", {"amount": 1})) == {"total": 1}
+
+
+def test_a_task_that_is_too_large_once_it_is_read_is_a_dead_letter(workers: Workers, probe: Probe) -> None:
+    """The topic's limit is on the compressed batch; nobody could write the task again as it is."""
+    workers.start_ready("w1")
+    assert probe.done(probe.send("acme", "s", "counter.add", {"amount": 1})) == {"total": 1}
+    compressing = Producer({**workers.config, "compression.type": "gzip", "message.max.bytes": 20_000_000})
+    sent: list[Any] = []
+    value = but(payload={"text": "x" * 3_000_000})
+    where = partition_of(b"acme", workers.settings.routers)
+    compressing.produce(probe.names.tasks, value, b"acme", where, on_delivery=lambda *report: sent.append(report))
+    assert compressing.flush(30) == 0
+    error, message = sent[0]
+    assert error is None
+    letter = probe.letter((message.partition(), message.offset()))
+    assert (letter.key, letter.value, letter.headers["error"]) == (b"acme", None, "TooLarge")
+    assert str(len(value) + 4) in letter.headers["message"]
+    assert probe.done(probe.send("acme", "s", "counter.add", {"amount": 1})) == {"total": 2}
+    assert all(worker.running for worker in workers.all)
 
 
 def test_a_task_just_below_the_limit_is_performed(workers: Workers, probe: Probe) -> None:

@@ -104,6 +104,28 @@ def test_neighbours_overtake_a_slow_handler(workers: Workers, probe: Probe, kind
     clean(workers)
 
 
+@pytest.mark.parametrize(
+    ("kind", "payload", "error"),
+    [
+        ("quit", {}, "SystemExit"),
+        ("retry", {"until": 2, "after": -1}, "ValueError"),
+        ("retry", {"until": 2, "after": 1e300}, "ValueError"),
+        ("emit", {"topic": "bad topic!", "value": 1}, "ValueError"),
+        ("emit", {"topic": "own", "value": 1, "key": 7}, "TypeError"),
+    ],
+)
+def test_a_handler_cannot_end_its_worker_by_raising(
+    workers: Workers, probe: Probe, kind: str, payload: dict[str, object], error: str
+) -> None:
+    worker = workers.start_ready("w1")[0]
+    wrong = probe.send("acme", "s", kind, payload)
+    after = probe.send("acme", "s", "chain.link", {"n": 2})
+    assert probe.failed(wrong) == error
+    assert probe.done(after) == {"h": chain.link("", {"n": 2})}
+    assert worker.running
+    clean(workers)
+
+
 def test_a_slow_sync_handler_holds_up_its_own_worker_only(workers: Workers, probe: Probe) -> None:
     first, second = workers.start_ready("w1", "w2")
     slow = probe.send("acme", "s", "slow.sync", {"seconds": 8})
@@ -222,6 +244,27 @@ def test_what_a_handler_emits_goes_out_only_if_it_succeeds(workers: Workers, pro
         assert probe.failed(wrong) == "UnknownTopic"
     probe.done(probe.send("acme", "s", "emit", {"topic": own_topic, "value": "three"}))
     assert records(workers, own_topic, 2) == [(b"k", b'{"n":1}'), (None, b"three")]
+    clean(workers)
+
+
+def test_what_a_topic_would_refuse_fails_its_task(workers: Workers, probe: Probe) -> None:
+    """Produced, it would abort its unit of work again and again."""
+    topic = f"{workers.namespace}-keyed"
+    admin = AdminClient({**workers.config})
+    config = {"cleanup.policy": "compact", "max.message.bytes": "10000"}
+    admin.create_topics([NewTopic(topic, 1, 1, config=config)])[topic].result(30)
+    try:
+        worker = workers.start_ready("w1")[0]
+        without = probe.send("acme", "s", "emit", {"topic": topic, "value": 1})
+        large = probe.send("acme", "s", "emit", {"topic": topic, "value": "x" * 9_900, "key": "k"})
+        right = probe.send("acme", "s", "emit", {"topic": topic, "value": "x" * 9_487, "key": "k"})
+        assert probe.failed(without) == "NoKey"
+        assert probe.failed(large) == "TooLarge"
+        probe.done(right)
+        assert worker.running
+        assert records(workers, topic, 1) == [(b"k", b"x" * 9_487)]
+    finally:
+        admin.delete_topics([topic])[topic].result(30)
     clean(workers)
 
 

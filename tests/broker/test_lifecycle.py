@@ -146,6 +146,26 @@ def test_an_outage_of_the_broker_is_waited_for(own_broker: OwnBrokers, tmp_path:
         assert len(worker.text().splitlines()) < 100, worker.tail(120)
 
 
+@pytest.mark.parametrize("tasks", [0, 500], ids=["idle", "busy"])
+def test_sigterm_during_an_outage_ends_the_worker(own_broker: OwnBrokers, tmp_path: Path, tasks: int) -> None:
+    """It cannot commit what it has begun and cannot leave the group; its successor does each task once."""
+    kafka = own_broker()
+    kafka.start()
+    with Workers(kafka.bootstrap, "outage", tmp_path / "workers") as workers:
+        workers.topics()
+        worker = workers.start_ready("w1")[0]
+        with Probe(workers.config, workers.namespace) as probe:
+            sent = [probe.send("acme", "s", "counter.add", {"amount": 1}) for _ in range(tasks)]
+        kafka.kill()
+        assert worker.sigterm(12) == 0
+        assert "Traceback" not in worker.text()
+        if tasks:
+            kafka.start()
+            workers.start_ready("w1")
+            with Probe(workers.config, workers.namespace) as probe:
+                assert [probe.done(position, 30)["total"] for position in sent] == list(range(1, tasks + 1))
+
+
 def test_state_of_another_cluster_is_set_aside(own_broker: OwnBrokers, tmp_path: Path) -> None:
     """The same namespace on a new cluster: sessions begin anew, and the old files are still there."""
     state = tmp_path / "state"
@@ -215,7 +235,10 @@ def test_a_full_disk_is_one_line(workers: Workers, tmp_path: Path) -> None:
             for number in range(40):
                 probe.send(f"t{number}", "s", "big.state", {"bytes": 1_900_000, "seed": number})
             assert worker.wait_exit(60) == 1
-            assert re.search("No space left|full", complaint(worker.text()))
+            said = [line for line in worker.text().splitlines() if " INFO " not in line and "rdkafka" not in line]
+            assert len(said) == 2, said
+            assert said[0].startswith("worker w1 serves")
+            assert re.search(f"ERROR.*{small}.*No space left on device.*free some space", said[1])
             workers.start("w2").wait_ready()
             assert probe.done(probe.send("acme", "s", "counter.add", {"amount": 1})) == {"total": 1}
     finally:

@@ -75,6 +75,11 @@ def exit_worker(_session: AnySession, _payload: Payload) -> None:
     os._exit(1)
 
 
+@handler("quit")
+def quit_worker(_session: AnySession, _payload: Payload) -> None:
+    raise SystemExit(3)
+
+
 @handler("segv")
 def segfault(_session: AnySession, _payload: Payload) -> None:
     ctypes.string_at(0)

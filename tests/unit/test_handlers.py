@@ -217,14 +217,17 @@ def test_two_modules_with_one_type_are_told_as_such(module: Callable[[str, str],
         (0, 0.0),
         (1.5, 1.5),
         (3, 3.0),
-        (-4, 0.0),
-        (math.nan, 0.0),
-        (math.inf, float(RETRY_S_MAX)),
-        (1e300, float(RETRY_S_MAX)),
+        (RETRY_S_MAX, float(RETRY_S_MAX)),
     ],
 )
 def test_after(after: float, expected: float) -> None:
     assert Retry(after=after).after == expected
+
+
+@pytest.mark.parametrize("after", [-4, -1e-9, math.nan, math.inf, -math.inf, 1e300, RETRY_S_MAX + 1])
+def test_a_retry_is_within_a_week(after: float) -> None:
+    with pytest.raises(ValueError, match="after must be 0 to 604800 seconds"):
+        Retry(after=after)
 
 
 def test_a_retry_without_a_time_is_after_a_second() -> None:
@@ -272,6 +275,8 @@ def test_what_is_sent_is_what_it_was_when_it_was_sent() -> None:
         ("a\0b", "t", {}, None, ValueError),
         ("x" * 201, "t", {}, None, ValueError),
         ("s", "", {}, None, ValueError),
+        ("s", "t" * 201, {}, None, ValueError),
+        ("s", 7, {}, None, ValueError),
         ("s", "t", {}, "", ValueError),
         ("s", "t", {}, "a\nb", ValueError),
         ("s", "t", [], None, TypeError),
@@ -310,6 +315,22 @@ def test_emit_writes_bytes_text_and_json(value: Any, written: bytes | None) -> N
         ("prices", written, b"k"),
         ("prices", written, b"\xfe"),
     ]
+
+
+@pytest.mark.parametrize("topic", ["", "bad topic!", "a/b", "x" * 250, "caf\u00e9", "a\n", None, 7, b"prices"])
+def test_emit_refuses_what_cannot_be_a_topic(topic: Any) -> None:
+    sender = session()
+    with pytest.raises(ValueError, match="emit: a topic's name"):
+        sender.emit(topic, 1)
+    assert sender.outbox is None
+
+
+@pytest.mark.parametrize("key", [7, 1.5, ["k"], object()], ids=str)
+def test_emit_refuses_a_key_that_is_no_text(key: Any) -> None:
+    sender = session()
+    with pytest.raises(TypeError, match="emit: the key"):
+        sender.emit("prices", 1, key)
+    assert sender.outbox is None
 
 
 def test_emit_refuses_what_json_cannot_say() -> None:

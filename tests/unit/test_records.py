@@ -31,6 +31,11 @@ def test_a_task_with_and_without_its_optional_fields() -> None:
     assert parse_task(b"acme", changed(id=None, server=None))[0::5] == (None, None)
 
 
+def test_an_id_and_a_type_may_be_as_long_as_the_limit() -> None:
+    task = parse_task(b"acme", changed(id="x" * 1_000, type="y" * 200))
+    assert (task.id, task.type) == ("x" * 1_000, "y" * 200)
+
+
 def test_names_may_be_any_text() -> None:
     task = parse_task("Ätna 🌋".encode(), changed(tenant="Ätna 🌋", session="\u2028 \u00ad"))
     assert (task.tenant, task.session) == ("Ätna 🌋", "\u2028 \u00ad")
@@ -61,6 +66,8 @@ BAD = [
     (b"acme", changed(id=7), "field 'id' is a whole number, not a string"),
     (b"acme", changed(id=False), "field 'id' is true or false, not a string"),
     (b"acme", changed(id=""), "field 'id' is empty"),
+    (b"acme", changed(id="x" * 1_001), "field 'id' is longer than 1000 characters"),
+    (b"acme", changed(type="x" * 201), "field 'type' is longer than 200 characters"),
     (b"acme", changed(server="3"), "field 'server' is a string, not a whole number"),
     (b"acme", changed(server=True), "field 'server' is true or false, not a whole number"),
     (b"acme", changed(server=3.0), "field 'server' is a number, not a whole number"),
@@ -116,6 +123,8 @@ json_values = st.sampled_from(
         "é",
         "x" * 200,
         "x" * 201,
+        "x" * 1_000,
+        "x" * 1_001,
         [],
         [1],
         {},

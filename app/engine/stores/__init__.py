@@ -26,6 +26,13 @@ class Store(Protocol):
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows whose key begins with ``prefix``, in the order of their keys, as of now."""
 
+    @property
+    def unconfirmed(self) -> bool:
+        """Would it help to look whether the rows are complete, and to :meth:`confirm` it?"""
+
+    def confirm(self) -> None:
+        """The rows hold all that the changelog has at this moment: note the time, to know later how old they are."""
+
     def clear(self) -> None:
         """Forget everything."""
 

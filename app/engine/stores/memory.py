@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 class MemoryStore:
     """See :class:`app.engine.stores.Store`."""
 
-    __slots__ = ("_rows", "get", "position")
+    __slots__ = ("_rows", "get", "position", "unconfirmed")
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
         self.position = 0
+        self.unconfirmed = False
         self.get = self._rows.get
 
     def apply(self, rows: Iterable[tuple[bytes, bytes | None]], position: int | None) -> None:
@@ -29,6 +30,9 @@ class MemoryStore:
             row = self._rows.get(key)
             if row is not None:
                 yield key, row
+
+    def confirm(self) -> None:
+        """Rows in memory are never found again, so their age does not matter."""
 
     def clear(self) -> None:
         self._rows.clear()

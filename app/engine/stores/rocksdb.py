@@ -1,6 +1,8 @@
 """Rows in RocksDB, for state larger than memory: one database a worker, a key prefix for each table partition.
 
 Rows and their changelog position go in by one write batch, so a restart replays only what came after the position.
+With the position goes the time at which the rows were complete: a table partition that was away for longer than the
+changelog keeps deletions begins anew.
 RocksDB's write-ahead log survives the death of the process; after the death of the machine the database is an earlier
 but consistent state, which its position tells.
 """
@@ -24,7 +26,11 @@ BLOCK_CACHE_BYTES = 128 * 2**20
 WRITE_BUFFER_BYTES = 64 * 2**20
 OPEN_ATTEMPTS_S = 10.0
 
-_TIME = b"!time"
+CONFIRM_S = 60.0
+"""How often at most a store notes that its rows are complete."""
+
+_POSITION = b"!position/"
+_TIME = b"!time/"
 
 
 def _options() -> Options:
@@ -57,9 +63,21 @@ class RocksStore:
         self._stores = stores
         self._database = database
         self._prefix = b"%b/%05d/" % (table.encode(), partition)
-        self._position_key = b"!position/" + self._prefix
+        self._position_key = _POSITION + self._prefix
+        self._time_key = _TIME + self._prefix
+        self._confirm_next = 0.0
         found = database.get(self._position_key)
+        written = database.get(self._time_key)
         self._position = int(found) if found else 0
+        self._timed = written is not None
+        if found is None or written is None or time.time() - int(written) > TOMBSTONE_RETENTION_S:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Rows that may have missed deletions, or that no position goes with, would come back from the dead."""
+        if self._position or next(self.scan(b""), None) is not None:
+            log.info("%s: the rows are older than deletions are kept, they are restored anew", self._prefix.decode())
+            self.clear()
 
     @property
     def position(self) -> int:
@@ -79,11 +97,27 @@ class RocksStore:
                 batch.put(prefix + key, row)
         if position is not None:
             batch.put(self._position_key, b"%d" % position)
-            batch.put(_TIME, b"%d" % int(time.time()))
+            if not self._timed:
+                # A copy that was begun now has seen every deletion that was there to be seen.
+                batch.put(self._time_key, b"%d" % int(time.time()))
         if not batch.is_empty():
             self._stores.write(batch)
         if position is not None:
             self._position = position
+            self._timed = True
+
+    @property
+    def unconfirmed(self) -> bool:
+        return self._timed and time.monotonic() >= self._confirm_next
+
+    def confirm(self) -> None:
+        """Note that the rows are complete now; a position alone does not say so, its reader may be far behind."""
+        if not self.unconfirmed:
+            return
+        self._confirm_next = time.monotonic() + CONFIRM_S
+        batch = WriteBatch(raw_mode=True)
+        batch.put(self._time_key, b"%d" % int(time.time()))
+        self._stores.write(batch)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         start = self._prefix + prefix
@@ -96,9 +130,14 @@ class RocksStore:
             yield key[skip:], row
 
     def clear(self) -> None:
-        self._database.delete_range(self._prefix, _after(self._prefix))
-        self._database.delete(self._position_key)
+        batch = WriteBatch(raw_mode=True)
+        batch.delete_range(self._prefix, _after(self._prefix))
+        batch.delete(self._position_key)
+        batch.delete(self._time_key)
+        self._stores.write(batch)
         self._position = 0
+        self._timed = False
+        self._confirm_next = 0.0
 
     def close(self) -> None:
         """The database is shared; :meth:`RocksStores.close` lets go of it."""
@@ -114,12 +153,6 @@ class RocksStores:
         self._directory = directory
         self._cause = ""
         self._database = self._open()
-        written = self._database.get(_TIME)
-        if written is not None and time.time() - int(written) > TOMBSTONE_RETENTION_S:
-            log.warning("the rows in %s are older than deletions are kept: they are restored anew", directory)
-            self._database.close()
-            Rdict.destroy(str(directory), _options())
-            self._database = self._open()
 
     def _open(self) -> Rdict:
         deadline = time.monotonic() + OPEN_ATTEMPTS_S
@@ -156,4 +189,9 @@ class RocksStores:
             ) from error
 
     def close(self) -> None:
-        self._database.close()
+        """Let go of the files. What cannot be written any more is in the changelog: no reason to fail."""
+        try:
+            self._database.close()
+        except Exception as error:  # noqa: BLE001 - rocksdict raises bare Exception
+            if not self._cause:
+                log.warning("closing the rows in %s: %s; nothing is lost", self._directory, error)

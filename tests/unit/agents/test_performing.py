@@ -1,6 +1,7 @@
 """Every way in which a handler's run can end."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from agents.performing import MESSAGE_CHARS, Again, Done, Ending, Failed, failed, run_aside, run_inline
 from app.handlers import RETRY_S_MAX, Handler, Retry, Session
@@ -147,6 +148,10 @@ class UnspeakableError(Exception):
         raise RuntimeError("no words")
 
 
+class StrangeError(BaseException):
+    """Not an Exception."""
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -157,6 +162,13 @@ class UnspeakableError(Exception):
         (RecursionError("too deep"), Failed("RecursionError", "too deep")),
         (TimeoutError("of its own"), Failed("TimeoutError", "of its own")),
         (SystemExit(3), Failed("SystemExit", "3")),
+        (StrangeError("neither"), Failed("StrangeError", "neither")),
+        (GeneratorExit("closed"), Failed("GeneratorExit", "closed")),
+        (asyncio.CancelledError("inside"), Failed("CancelledError", "inside")),
+        (
+            ValidationError.from_exception_data("Empty", []),
+            Failed("ValidationError", "0 validation errors for Empty\n"),
+        ),
         (UnspeakableError(), Failed("UnspeakableError", "(its message cannot be read)")),
         # Names of files that are not UTF-8 come into messages like this.
         (OSError("no file \udcff"), Failed("OSError", "no file ?")),
@@ -199,16 +211,28 @@ def test_a_missing_field_is_named(run: Run) -> None:
     [
         (Retry(after=1.5), 1_500),
         (Retry(after=0), 0),
-        (Retry(after=-1), 0),
         (Retry, 1_000),
-        (Retry(after=float("inf")), RETRY_S_MAX * 1_000),
-        (Retry(after=float("nan")), 0),
+        (Retry(after=RETRY_S_MAX), RETRY_S_MAX * 1_000),
     ],
 )
 def test_a_retry(run: Run, error: Any, after_ms: int) -> None:
     assert run(raises(error)) == Again(after_ms)
     # Rows and records hold it.
     orjson.dumps(int(time.time() * 1000) + after_ms)
+
+
+def spoilt(after: Any) -> Retry:
+    error = Retry()
+    error.after = after
+    return error
+
+
+@pytest.mark.parametrize("after", [-1, math.inf, math.nan, 1e300, "soon", None], ids=repr)
+def test_a_retry_at_no_time_fails_the_task(run: Run, after: Any) -> None:
+    ending = run(lambda session, payload: raises(Retry(after=after))(session, payload))
+    assert isinstance(ending, Failed)
+    assert ending.type in {"ValueError", "TypeError"}
+    assert isinstance(run(raises(spoilt(after))), Failed)
 
 
 # -- bad results --------------------------------------------------------------------------------------------------
@@ -310,6 +334,46 @@ def test_a_blocking_handler_that_does_not_end_is_given_up(pool: ThreadPoolExecut
     finally:
         go_on.set()
     assert ending == Failed("TaskTimeout", "'cart.add' did not end within 0.05 s (TASK_TIMEOUT)")
+
+
+def test_what_a_blocking_handler_raises_need_not_fit_into_a_future(pool: ThreadPoolExecutor) -> None:
+    ending = aside(made(raises(StopIteration(7)), blocking=True), pool, 10)
+    assert ending == Failed("RuntimeError", "coroutine raised StopIteration")
+
+
+def test_the_time_of_a_blocking_handler_begins_when_a_thread_takes_it_up() -> None:
+    """The two run one after the other: the second waits for the thread for most of the time it may take itself."""
+
+    def work(session: Any, payload: Any) -> bool:
+        return not threading.Event().wait(0.6)
+
+    async def both(pool: ThreadPoolExecutor) -> list[Ending]:
+        handler = made(work, blocking=True)
+        runs = [run_aside(handler, session(), {}, LIMIT, timeout_s=1.0, pool=pool) for _ in range(2)]
+        return list(await asyncio.gather(*runs))
+
+    with ThreadPoolExecutor(1) as pool:
+        endings = asyncio.run(both(pool))
+    assert [type(ending) for ending in endings] == [Done, Done]
+
+
+def test_a_run_ends_although_every_thread_hangs() -> None:
+    go_on, ran = threading.Event(), []
+
+    async def both(pool: ThreadPoolExecutor) -> list[Ending]:
+        hanging = run_aside(
+            made(lambda session, payload: go_on.wait(60), blocking=True), session(), {}, LIMIT, timeout_s=0.1, pool=pool
+        )
+        behind = run_aside(
+            made(lambda session, payload: ran.append(1), blocking=True), session(), {}, LIMIT, timeout_s=0.1, pool=pool
+        )
+        return list(await asyncio.gather(hanging, behind))
+
+    with ThreadPoolExecutor(1) as pool:
+        endings = asyncio.run(both(pool))
+        go_on.set()
+    assert [ending.type for ending in endings if isinstance(ending, Failed)] == ["TaskTimeout", "ThreadsHangError"]
+    assert ran == []
 
 
 def test_something_cancelled_inside_the_handler_fails_the_task(pool: ThreadPoolExecutor) -> None:

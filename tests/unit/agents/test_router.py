@@ -1,0 +1,62 @@
+"""The router's limits: what cannot be written again is a dead letter, on the fast path as on the slow one."""
+
+import pytest
+
+from agents.router import Router
+from app.protocol.murmur2 import partition_of
+from tests.unit.agents.workbench import LIMIT, NAMES, TENANT, Message, Workshop, batch, make_router, task
+
+KEY = TENANT.encode()
+
+
+def of_size(size: int) -> bytes:
+    """A task whose key and value are so large together."""
+    empty = task("echo", payload={"x": ""})
+    return task("echo", payload={"x": "x" * (size - len(empty) - len(KEY))})
+
+
+def route(router: Router, *messages: Message) -> None:
+    router.perform(batch(NAMES.tasks, list(messages)), 0.0)
+
+
+def headers(record: dict[str, object]) -> dict[str, bytes]:
+    return dict(record["headers"])  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_record_that_was_compressed_may_be_too_large_to_be_written(settled: bool) -> None:
+    router, engine = make_router()
+    if settled:
+        route(router, Message(0, task("echo"), KEY))
+    before = len(engine.records(NAMES.work))
+    route(router, Message(1, of_size(LIMIT), KEY), Message(2, of_size(LIMIT + 1), KEY), Message(3, task("echo"), KEY))
+    assert [record["key"] for record in engine.records(NAMES.work)[before:]] == [b"0:1", b"0:3"]
+    (letter,) = engine.records(NAMES.dead_letters)
+    assert (letter["key"], letter["value"]) == (KEY, None)
+    said = headers(letter)
+    assert (said["error"], said["source-offset"]) == (b"TooLarge", b"2")
+    assert said["message"] == b"a record of 100001 bytes; the limit is 100000 (MAX_RECORD_BYTES)"
+
+
+def test_a_key_that_is_too_large_is_cut_off_as_well() -> None:
+    router, engine = make_router()
+    route(router, Message(0, b"x", b"k" * LIMIT))
+    (letter,) = engine.records(NAMES.dead_letters)
+    assert (letter["key"], letter["value"], headers(letter)["error"]) == (None, None, b"TooLarge")
+
+
+@pytest.fixture
+def stranger() -> tuple[Router, Workshop]:
+    """A router that the tenant's tasks are not meant for."""
+    assert partition_of(KEY, 5) != 0
+    return make_router(routers=5)
+
+
+def test_a_misrouted_task_is_sent_on_if_it_fits_with_its_headers(stranger: tuple[Router, Workshop]) -> None:
+    router, engine = stranger
+    route(router, Message(0, of_size(LIMIT - 256), KEY), Message(1, of_size(LIMIT - 255), KEY))
+    (copy,) = engine.records(NAMES.tasks)
+    assert len(copy["value"]) + len(KEY) == LIMIT - 256
+    (letter,) = engine.records(NAMES.dead_letters)
+    assert (letter["key"], letter["value"]) == (KEY, of_size(LIMIT - 255))
+    assert headers(letter)["error"] == b"TooLarge"

@@ -1,0 +1,81 @@
+"""The bounds of a unit, and a commit thread whose broker does not answer."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from app.engine.stores.memory import MemoryStore
+from app.engine.table import Rows
+from app.engine.unit_of_work import POSITIONS_S, STOP_S, UNIT_BYTES, UNIT_RECORDS, Committer, Unit
+
+SLACK_S = 2.0
+NOBODY = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
+MEGABYTE = b"x" * 2**20
+
+
+def test_a_unit_is_full_of_records() -> None:
+    unit = Unit(1.0)
+    for _ in range(UNIT_RECORDS - 1):
+        unit.send("topic", None, b"key")
+    assert not unit.full
+    unit.send("topic", None, b"key")
+    assert unit.full
+
+
+def test_a_unit_is_full_of_bytes() -> None:
+    unit = Unit(1.0)
+    for _ in range(UNIT_BYTES // len(MEGABYTE) - 1):
+        unit.send("topic", MEGABYTE)
+    assert not unit.full
+    unit.send("topic", MEGABYTE)
+    assert unit.full
+
+
+def test_who_appends_directly_adds_to_the_size() -> None:
+    unit = Unit(1.0)
+    unit.output("topic", 0).append({"key": b"key", "value": MEGABYTE})
+    unit.size += len(MEGABYTE)
+    assert not unit.full
+    unit.size = UNIT_BYTES
+    assert unit.full
+
+
+@pytest.fixture
+def failures() -> list[BaseException]:
+    return []
+
+
+@pytest.fixture
+def committer(failures: list[BaseException]) -> Iterator[Committer]:
+    """Its broker never answers."""
+    made = Committer(NOBODY, transactional_id="t", group="g", max_record_bytes=2**20, failed=failures.append)
+    yield made
+    made.stop()
+
+
+def test_positions_hold_up_no_commit_for_long(committer: Committer) -> None:
+    """They are asked for in front of the commit that a rebalance waits for."""
+    begun = time.monotonic()
+    assert committer._positions([Rows(MemoryStore(), "ns.sessions-changelog", 0)], now=True) == {}
+    assert time.monotonic() - begun < POSITIONS_S + SLACK_S
+
+
+def test_a_stop_waits_for_no_broker(committer: Committer, failures: list[BaseException]) -> None:
+    started = committer.start()
+    begun = time.monotonic()
+    committer.stop()
+    assert time.monotonic() - begun < STOP_S + SLACK_S
+    assert not started.done()
+    assert failures == []
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "commit")
+
+
+def test_a_stop_ends_the_wait_of_a_join(committer: Committer) -> None:
+    with committer._lock:
+        join = threading.Thread(target=committer.block, args=(1,))
+        join.start()
+        committer.stop()
+        join.join(SLACK_S)
+        assert not join.is_alive()
