@@ -195,7 +195,8 @@ class Vigilance:
 
         Returns what stands in ``suspects`` about this server from now on.
         """
-        if isinstance(self._decision, Announce | Condemn):
+        if isinstance(self._decision, Announce):
+            # It may not have been written yet. A condemnation has been.
             self._standing[self._key] = self._decision.suspicion
         for session, arrival in not_begun:
             key = suspects.waiting_key(self._server, session, arrival)

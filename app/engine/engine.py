@@ -95,7 +95,11 @@ class Engine:
             streams=[place.partitions[0] for place in self.places.all.values()],
             truncated=options.truncated,
         )
-        self._membership = Membership(
+        self._membership = self._make_membership()
+
+    def _make_membership(self) -> Membership:
+        options = self.options
+        return Membership(
             group=options.group,
             name=options.name,
             incarnation=options.incarnation,

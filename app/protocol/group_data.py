@@ -60,7 +60,7 @@ class MemberData:
                 warm=frozenset(fields.get("warm", ())),
                 knows=frozenset(fields.get("knows", ())),
                 beat=str(fields.get("beat", "")),
-            join=int(fields.get("join", 0)),
+                join=int(fields.get("join", 0)),
             )
 
 

@@ -38,9 +38,7 @@ def main() -> None:
         for workers in arguments.workers:
             with console.status(f"{arguments.tasks} tasks, {workers} workers"):
                 names = tuple(f"w{number + 1}" for number in range(workers))
-                results["throughput"].append(
-                    path.throughput(kafka.bootstrap, directory, arguments.tasks, names)
-                )
+                results["throughput"].append(path.throughput(kafka.bootstrap, directory, arguments.tasks, names))
         with console.status(f"latency at {arguments.rate} tasks/s"):
             results["latency"] = path.latency(
                 kafka.bootstrap, directory, ("w1",), rate=arguments.rate, seconds=arguments.seconds
@@ -57,15 +55,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--tasks", type=int, default=400_000, help="preloaded tasks (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, nargs="+", default=[1, 2], help="how many workers (default: 1 2)"
-    )
-    parser.add_argument(
-        "--rate", type=int, default=2_000, help="tasks a second for latency (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=20.0, help="of measured latency (default: %(default)s)"
-    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="how many workers (default: 1 2)")
+    parser.add_argument("--rate", type=int, default=2_000, help="tasks a second for latency (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of measured latency (default: %(default)s)")
     parser.add_argument("--starts", type=int, default=3, help="of the broker (default: %(default)s)")
     return parser.parse_args()
 

@@ -88,8 +88,7 @@ def _watch(workers: Workers, count: int) -> list[Sample]:
     while True:
         ends = end_offsets(workers.config, topics, deadline=deadline)
         counts = {
-            topic.rpartition(".")[2]: sum(end for place, end in ends.items() if place[0] == topic)
-            for topic in topics
+            topic.rpartition(".")[2]: sum(end for place, end in ends.items() if place[0] == topic) for topic in topics
         }
         if not seen or counts != seen[-1][1]:
             seen.append((time.monotonic(), counts))
@@ -107,9 +106,7 @@ def _rate(seen: list[Sample], topic: str, count: int) -> float:
     return (end - start[1]) * (count / end) / max(last - start[0], 1e-3)
 
 
-def latency(
-    bootstrap: str, directory: Path, names: tuple[str, ...], *, rate: int, seconds: float
-) -> dict[str, Any]:
+def latency(bootstrap: str, directory: Path, names: tuple[str, ...], *, rate: int, seconds: float) -> dict[str, Any]:
     """Send at a steady rate; milliseconds from `produce` to the result at a read_committed reader."""
     namespace = f"bench-latency-{time.time_ns()}"
     with Workers(bootstrap, namespace, directory / namespace) as workers:
@@ -167,9 +164,7 @@ def _receive(workers: Workers, sent: list[int], *, warm: int) -> list[float]:
         }
     )
     topic = f"{workers.namespace}.results"
-    consumer.assign(
-        [TopicPartition(topic, part, OFFSET_BEGINNING) for part in range(workers.settings.routers)]
-    )
+    consumer.assign([TopicPartition(topic, part, OFFSET_BEGINNING) for part in range(workers.settings.routers)])
     took: list[float] = []
     got, deadline = 0, time.monotonic() + LIMIT_S
     while got < len(sent):

@@ -44,9 +44,7 @@ def run(bootstrap: str, directory: Path, count: int) -> list[dict[str, Any]]:
 
 def _path(name: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
     """Return the figure of a line `path KIND MODE N SECONDS RATE ok`."""
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     line = next((line.split() for line in done.stdout.splitlines() if line.startswith("path ")), None)
     if line is None or line[-1] != "ok":
         return {"peer": name, "tasks_per_s": None, "why": (done.stdout + done.stderr)[-500:]}

@@ -68,9 +68,7 @@ class Cluster:
     @staticmethod
     def result(offset: int, sequence: int) -> bytes:
         fields = {"task": f"1/{offset}", "tenant": "t", "session": "s", "type": "x", "status": "done"}
-        return json.dumps(
-            {**fields, "sequence": sequence, "source": {"partition": 1, "offset": offset}}
-        ).encode()
+        return json.dumps({**fields, "sequence": sequence, "source": {"partition": 1, "offset": offset}}).encode()
 
 
 def test_only_committed_records_count(config: Config, namespace: str) -> None:

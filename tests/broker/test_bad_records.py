@@ -144,9 +144,7 @@ def test_a_state_of_3_mb_is_kept_where_the_limit_allows_it(workers: Workers, pro
 
 
 @pytest.mark.parametrize("kind", ["big.state", "big.result"])
-def test_a_state_or_result_over_the_limit_fails_its_task_alone(
-    workers: Workers, probe: Probe, kind: str
-) -> None:
+def test_a_state_or_result_over_the_limit_fails_its_task_alone(workers: Workers, probe: Probe, kind: str) -> None:
     workers.start_ready("w1")
     probe.done(probe.send("acme", "s", "chain.link", {"n": 1}))
     large = probe.send("acme", "s", kind, {"bytes": 3_000_000})

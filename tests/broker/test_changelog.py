@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from app.engine import changelog as changelog_module
 from app.engine.changelog import Changelog
@@ -42,7 +43,8 @@ def start(failures: list[BaseException]) -> Iterator[Make]:
 
 def written(bootstrap: str, topic: str) -> None:
     """Make a changelog that holds ``ROWS``."""
-    AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
     producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
     for key, row in ROWS.items():
         producer.produce(topic, row, key, partition=0)

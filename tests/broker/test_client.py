@@ -71,9 +71,7 @@ def read_at(settings: Settings, partition: int, offset: int) -> tuple[bytes | st
     return message.key(), message.value()
 
 
-def test_a_task_lands_on_its_tenants_router_and_is_known_by_its_place(
-    settings: Settings, client: Client
-) -> None:
+def test_a_task_lands_on_its_tenants_router_and_is_known_by_its_place(settings: Settings, client: Client) -> None:
     for tenant in ("acme", "zoë", "t-17"):
         partition, _, offset = client.send(tenant, "cart-7", "echo", {"n": 1}).partition("/")
         assert int(partition) == partition_of(tenant.encode(), 3)
@@ -97,13 +95,9 @@ def test_many_tasks_keep_their_order(client: Client) -> None:
     assert offsets == list(range(25_000))
 
 
-def test_a_result_is_found_whether_it_came_before_or_after_the_question(
-    settings: Settings, client: Client
-) -> None:
+def test_a_result_is_found_whether_it_came_before_or_after_the_question(settings: Settings, client: Client) -> None:
     expected = client.expect("late")
-    write_results(
-        settings, result_of("early"), b"not a result", b'{"task": 7}', result_of("late", sequence=2)
-    )
+    write_results(settings, result_of("early"), b"not a result", b'{"task": 7}', result_of("late", sequence=2))
     assert expected.result(10).sequence == 2
     assert client.result("early", timeout=10).result == {"n": 1}
     with pytest.raises(TimeoutError, match=r"no result of task early within 0\.2 s"):
@@ -119,9 +113,7 @@ def test_results_older_than_the_client_are_not_its_business(settings: Settings) 
 
 
 def test_an_aborted_result_is_never_seen(settings: Settings, client: Client) -> None:
-    producer = Producer(
-        {"bootstrap.servers": settings.bootstrap, "transactional.id": f"{settings.namespace}.test"}
-    )
+    producer = Producer({"bootstrap.servers": settings.bootstrap, "transactional.id": f"{settings.namespace}.test"})
     producer.init_transactions(10)
     topic = Names(settings.namespace).results
     for task, end in (("aborted", producer.abort_transaction), ("committed", producer.commit_transaction)):
@@ -170,9 +162,7 @@ def test_closing_tells_those_who_wait(settings: Settings) -> None:
         ({"payload": {"x": "y" * (2_097_152 - 70)}}, "HOLDFAST_MAX_RECORD_BYTES"),
     ],
 )
-def test_what_is_no_task_is_refused_before_it_is_sent(
-    client: Client, changed: dict[str, object], match: str
-) -> None:
+def test_what_is_no_task_is_refused_before_it_is_sent(client: Client, changed: dict[str, object], match: str) -> None:
     task: dict[str, object] = {"tenant": "acme", "session": "s", "type": "echo", "payload": {}, **changed}
     with pytest.raises(ValueError, match=match):
         client.send(**task)  # type: ignore[arg-type]

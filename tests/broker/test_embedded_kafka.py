@@ -148,13 +148,9 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
-def test_it_ends_with_its_parent(
-    tmp_path: Path, own_broker: OwnBrokers, signal_number: signal.Signals
-) -> None:
+def test_it_ends_with_its_parent(tmp_path: Path, own_broker: OwnBrokers, signal_number: signal.Signals) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}
-    ) as parent:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}) as parent:
         assert parent.stdout is not None
         pid, bootstrap = parent.stdout.readline().split()
         assert psutil.pid_exists(int(pid))

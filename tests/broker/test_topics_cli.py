@@ -45,9 +45,7 @@ def run(settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     return execute
 
 
-def write(
-    settings: Settings, topic: str, *records: tuple[bytes | None, bytes | None, dict[str, str]]
-) -> None:
+def write(settings: Settings, topic: str, *records: tuple[bytes | None, bytes | None, dict[str, str]]) -> None:
     """In a transaction, as workers do, so that a marker stands last."""
     name = f"{settings.namespace}.test"
     producer = Producer({"bootstrap.servers": settings.bootstrap, "transactional.id": name})
@@ -181,9 +179,7 @@ def test_dead_letters_are_sent_once_more_byte_by_byte(letters: Settings, run: Ru
     assert tasks_in(letters) == [("zoë".encode(), b"{}")]
     assert run("dead-letters", "replay", "--offset", "1", "--offset", "2")[:2] == (0, [{"replayed": 2}])
     found = tasks_in(letters)
-    assert sorted(found, key=str) == sorted(
-        [("zoë".encode(), b"{}"), (b"acme", b"\xff\x00"), (None, None)], key=str
-    )
+    assert sorted(found, key=str) == sorted([("zoë".encode(), b"{}"), (b"acme", b"\xff\x00"), (None, None)], key=str)
     code, printed, errors = run("dead-letters", "replay", "--offset", "99")
     assert (code, printed) == (1, [{"replayed": 0}])
     assert "offset 99" in errors[0]
@@ -200,9 +196,7 @@ def test_events_are_printed_to_their_end(settings: Settings, run: Run) -> None:
         "final": False,
         "worker": "w1",
     }
-    write(
-        settings, Names(settings.namespace).events, (b"w1", orjson.dumps(event), {}), (b"w1", b"no event", {})
-    )
+    write(settings, Names(settings.namespace).events, (b"w1", orjson.dumps(event), {}), (b"w1", b"no event", {}))
     assert run("events")[:2] == (0, [event])
     [line] = run("events", as_json=False)[1]
     assert "worker-lost" in line

@@ -140,9 +140,7 @@ def test_up_from_nothing_to_a_clean_end_and_again_with_its_data(start: Start, tm
         assert ask(f"{worker['url']}/readyz").status == 200
     assert ask(f"{ready['console']}/readyz").status == 200
 
-    code, [result], _ = holdfast(
-        "send", "acme", "c", "counter.add", '{"amount": 5}', "--wait", **where(ready)
-    )
+    code, [result], _ = holdfast("send", "acme", "c", "counter.add", '{"amount": 5}', "--wait", **where(ready))
     assert (code, result["result"], result["sequence"]) == (0, {"total": 5}, 1)
 
     second = start("up", "--workers", "1", "--port", "0", **state)
@@ -271,9 +269,7 @@ def test_the_cluster_kills_freezes_and_starts_workers(cluster: Cluster) -> None:
 
 
 def test_a_worker_that_cannot_start_is_quoted(broker: str, namespace: str, tmp_path: Path) -> None:
-    settings = Settings(
-        bootstrap=broker, namespace=namespace, state_dir=tmp_path, handlers=("no_such_module",)
-    )
+    settings = Settings(bootstrap=broker, namespace=namespace, state_dir=tmp_path, handlers=("no_such_module",))
     with pytest.raises(Exception, match=r"worker w1 ended with exit code 2: .*no_such_module"):
         Cluster(settings, 1).start()
 

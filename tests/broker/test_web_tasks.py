@@ -58,9 +58,7 @@ def answer_next(settings: Settings, offset: int) -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"id": "mine"}])
-def test_a_result_is_that_of_the_task_that_was_posted(
-    settings: Settings, url: str, given: dict[str, str]
-) -> None:
+def test_a_result_is_that_of_the_task_that_was_posted(settings: Settings, url: str, given: dict[str, str]) -> None:
     body = orjson.dumps({"tenant": "acme", "session": "s", "type": "echo", "payload": {}, **given})
     sent = ask(f"{url}/api/tasks", data=body)
     assert sent.status == 202

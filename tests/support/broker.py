@@ -190,8 +190,6 @@ class OwnBrokers:
     ) -> EmbeddedKafka:
         """Return a broker that is not started; it is stopped at the end of the test."""
         self._count += 1
-        kafka = EmbeddedKafka(
-            state_dir or self._directory / f"broker-{self._count}", port=port, config=config or {}
-        )
+        kafka = EmbeddedKafka(state_dir or self._directory / f"broker-{self._count}", port=port, config=config or {})
         self._stack.callback(kafka.stop)
         return kafka

@@ -60,9 +60,7 @@ def from_rows(config: Config, namespace: str, *, deadline: float) -> Chains:
     return {who: state["h"] for who, state in rows(config, namespace, deadline=deadline) if "h" in state}
 
 
-def rows(
-    config: Config, namespace: str, *, deadline: float
-) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+def rows(config: Config, namespace: str, *, deadline: float) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     """Yield the committed state of every session."""
     topic = Names(namespace).changelog("sessions")
     ends = end_offsets(config, [topic], deadline=deadline)

@@ -28,9 +28,7 @@ _T = TypeVar("_T")
 class Worker:
     """One process of `holdfast worker`, from its start to its end; a successor is another object."""
 
-    def __init__(
-        self, name: str, log: Path, environment: Mapping[str, str], arguments: tuple[str, ...]
-    ) -> None:
+    def __init__(self, name: str, log: Path, environment: Mapping[str, str], arguments: tuple[str, ...]) -> None:
         self.name = name
         self.log = log
         self.url = ""

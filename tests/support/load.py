@@ -88,9 +88,7 @@ class Load:
     def join(self, timeout: float = 300.0) -> int:
         """Wait for the end; return the number of tasks acknowledged."""
         self._thread.join(timeout)
-        assert not self._thread.is_alive(), (
-            f"still sending after {timeout} s: {self.acknowledged} acknowledged"
-        )
+        assert not self._thread.is_alive(), f"still sending after {timeout} s: {self.acknowledged} acknowledged"
         assert not self.refused, f"{len(self.refused)} tasks were not taken: {self.refused[0]}"
         return self.acknowledged
 

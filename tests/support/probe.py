@@ -112,9 +112,7 @@ class Probe:
         self.order.append(position)
         self.results.setdefault(position, []).append(result)
 
-    def _take_letter(
-        self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
-    ) -> None:
+    def _take_letter(self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]) -> None:
         fields = {name: (content or b"").decode() for name, content in headers}
         position = (int(fields["source-partition"]), int(fields["source-offset"]))
         self.letters.setdefault(position, []).append(DeadLetter(key, value, fields))

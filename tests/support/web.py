@@ -94,9 +94,7 @@ class Reply(NamedTuple):
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def ask(
-    url: str, *, data: bytes | None = None, method: str | None = None, headers: Mapping[str, str] = _NONE
-) -> Reply:
+def ask(url: str, *, data: bytes | None = None, method: str | None = None, headers: Mapping[str, str] = _NONE) -> Reply:
     """Send a request; errors are answers as well."""
     request = urllib.request.Request(url, data, dict(headers), method=method)  # noqa: S310 - http only.
     try:

@@ -24,9 +24,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("HOLDFAST_STATE_DIR", str(tmp_path_factory.mktemp("state")))
 
 
-def commands(
-    group: click.Group, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield path, group
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -109,9 +107,7 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     [line] = lines_of(capsys)
     assert line.startswith("holdfast: ")
@@ -217,8 +213,7 @@ def test_python_dash_m_is_the_same_command() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "holdfast: this deletes everything in the namespace holdfast: add --yes "
-        "(see `holdfast topics delete --help`)\n"
+        "holdfast: this deletes everything in the namespace holdfast: add --yes (see `holdfast topics delete --help`)\n"
     )
 
 

@@ -23,9 +23,7 @@ def without(name: str) -> bytes:
 
 
 def test_a_task_with_and_without_its_optional_fields() -> None:
-    assert parse_task(b"acme", orjson.dumps(GOOD)) == ParsedTask(
-        None, "acme", "cart-7", "cart.add", {"count": 2}, None
-    )
+    assert parse_task(b"acme", orjson.dumps(GOOD)) == ParsedTask(None, "acme", "cart-7", "cart.add", {"count": 2}, None)
     whole = changed(id="t-1", server=3, colour="unknown fields are ignored")
     assert parse_task(b"acme", whole) == ParsedTask("t-1", "acme", "cart-7", "cart.add", {"count": 2}, 3)
     assert parse_task(b"acme", changed(id=None, server=None))[0::5] == (None, None)
@@ -84,9 +82,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "reason"), BAD, ids=[f"{n}-{case[2]}" for n, case in enumerate(BAD)]
-)
+@pytest.mark.parametrize(("key", "value", "reason"), BAD, ids=[f"{n}-{case[2]}" for n, case in enumerate(BAD)])
 def test_what_is_no_task_says_why_in_one_line(key: bytes | None, value: bytes | None, reason: str) -> None:
     with pytest.raises(RecordError) as caught:
         parse_task(key, value)

@@ -71,9 +71,7 @@ def test_private_names_stay_in_their_module(path: Path) -> None:
     assert private == []
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in modules("app/protocol") if path.name != "__init__.py"], ids=name_of
-)
+@pytest.mark.parametrize("path", [path for path in modules("app/protocol") if path.name != "__init__.py"], ids=name_of)
 def test_every_protocol_core_has_its_tests(path: Path) -> None:
     wanted = f"test_{path.stem}.py"
     assert any((ROOT / "tests").rglob(wanted)), f"{wanted} is missing"

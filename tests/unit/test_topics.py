@@ -22,9 +22,7 @@ def test_names_begin_with_the_namespace_and_a_dot() -> None:
 
 
 def test_partitions_follow_routers_and_servers() -> None:
-    found = {
-        spec.name.removeprefix("n."): spec.partitions for spec in specs(Settings(namespace="n", servers=5))
-    }
+    found = {spec.name.removeprefix("n."): spec.partitions for spec in specs(Settings(namespace="n", servers=5))}
     assert found == {
         **dict.fromkeys(("tasks", "commands", "results", "delay", "transfers", "transfer-replies"), 4),
         **dict.fromkeys(("requests", "assignments", "responses", "replies"), 4),
@@ -48,9 +46,7 @@ def test_every_topic_is_kept_as_the_contract_says() -> None:
 
 
 def test_internal_topics_accept_what_inputs_accept_and_64_kib_more() -> None:
-    sizes = {
-        spec.name: int(spec.config["max.message.bytes"]) for spec in specs(Settings(max_record_bytes=5_000))
-    }
+    sizes = {spec.name: int(spec.config["max.message.bytes"]) for spec in specs(Settings(max_record_bytes=5_000))}
     assert sizes["holdfast.tasks"] == sizes["holdfast.commands"] == 5_000
     for name in ("work", "delay", "handoffs", "results", "dead-letters", "sessions-changelog"):
         assert sizes[f"holdfast.{name}"] == 5_000 + 65_536

@@ -149,9 +149,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(serve: Serve, wait: str)
 
 
 def test_a_body_over_the_limit_is_refused(serve: Serve) -> None:
-    reply = ask(
-        f"{serve(FakeView(), max_record_bytes=1024)}/api/tasks", data=body(payload={"x": "y" * 100_000})
-    )
+    reply = ask(f"{serve(FakeView(), max_record_bytes=1024)}/api/tasks", data=body(payload={"x": "y" * 100_000}))
     assert (reply.status, reply.json()["error"]) == (413, "too-large")
 
 

@@ -37,9 +37,7 @@ class Worker:
         length = 0
         async for chunk in request.content.iter_any():
             length += len(chunk)
-        return web.Response(
-            text="moved", status=307, headers={**headers, "X-Length": str(length), "Location": "/x"}
-        )
+        return web.Response(text="moved", status=307, headers={**headers, "X-Length": str(length), "Location": "/x"})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -88,9 +86,7 @@ def test_workers_take_turns_and_dead_ones_are_passed_over(front: str, targets: l
     assert (reply.status, reply.json()["error"]) == (503, "unavailable")
 
 
-def test_a_silent_worker_is_passed_over(
-    front: str, targets: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_worker_is_passed_over(front: str, targets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "_SILENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         targets[0] = f"http://127.0.0.1:{silent.getsockname()[1]}"

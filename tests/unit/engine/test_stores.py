@@ -258,9 +258,9 @@ def test_confirmed_rows_live_on(directory: Path, monkeypatch: pytest.MonkeyPatch
     store.apply([(b"a", b"1")], 17)
     for day in range(5):
         at(monkeypatch, NOW + day * 86_400 / 2)
-        assert store.unconfirmed
+        before = store.unconfirmed
         store.confirm()
-        assert not store.unconfirmed
+        assert (before, store.unconfirmed) == (True, False)
     at(monkeypatch, NOW + 2 * 86_400 + TOMBSTONE_RETENTION_S)
     assert stores.open("sessions", 0).position == 17
     at(monkeypatch, NOW + 2 * 86_400 + TOMBSTONE_RETENTION_S + 1)

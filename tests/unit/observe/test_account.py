@@ -180,24 +180,18 @@ def skip_a_number(history: History, rng: random.Random) -> None:
 
 
 def foreign_result(history: History, rng: random.Random) -> None:
-    stranger = dict(
-        rng.choice(history.results), source={"partition": rng.choice([0, 1, 9]), "offset": 999_999}
-    )
+    stranger = dict(rng.choice(history.results), source={"partition": rng.choice([0, 1, 9]), "offset": 999_999})
     history.results.insert(rng.randrange(len(history.results)), stranger)
 
 
 def result_of_a_bad_record(history: History, rng: random.Random) -> None:
     bad = rng.choice([s for s in history.tasks if s.value in (None, b"", b"{")] or history.tasks[:0])
-    history.results.append(
-        dict(rng.choice(history.results), source={"partition": bad.partition, "offset": bad.offset})
-    )
+    history.results.append(dict(rng.choice(history.results), source={"partition": bad.partition, "offset": bad.offset}))
 
 
 def letter_of_a_done_task(history: History, rng: random.Random) -> None:
     source = history.results[one_of(rng, history.results, status="done")]["source"]
-    sent = next(
-        s for s in history.tasks if (s.partition, s.offset) == (source["partition"], source["offset"])
-    )
+    sent = next(s for s in history.tasks if (s.partition, s.offset) == (source["partition"], source["offset"]))
     history.letters.append(letter_of(sent))
 
 

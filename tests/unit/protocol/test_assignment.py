@@ -19,12 +19,8 @@ ROUTERS = tuple(f"router-{n}" for n in range(4))
 PLACES = ROUTERS + SERVERS
 
 
-def member(
-    name: str, *, warm: Any = (), hosts: Any = (), incarnation: int = 1, member_id: str = ""
-) -> Member:
-    return Member(
-        name, member_id or f"{name}-id", incarnation, f"http://{name}", frozenset(warm), frozenset(hosts)
-    )
+def member(name: str, *, warm: Any = (), hosts: Any = (), incarnation: int = 1, member_id: str = "") -> Member:
+    return Member(name, member_id or f"{name}-id", incarnation, f"http://{name}", frozenset(warm), frozenset(hosts))
 
 
 def warm_group(*names: str) -> list[Member]:
@@ -111,9 +107,7 @@ def test_an_empty_group_is_our_own_error() -> None:
         assign([], PLACES, 1)
 
 
-@pytest.mark.parametrize(
-    "case", json.loads(GOLDEN.read_text(encoding="utf-8")), ids=lambda case: case["name"]
-)
+@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text(encoding="utf-8")), ids=lambda case: case["name"])
 def test_golden_plans(case: dict[str, Any]) -> None:
     """Workers of two releases in one group must make the same plan."""
     members = [

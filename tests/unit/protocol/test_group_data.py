@@ -67,7 +67,7 @@ def test_a_plan_comes_back(plan: GroupPlan) -> None:
 
 def test_the_bytes_of_a_member_are_what_clients_read() -> None:
     assert MEMBER.encode() == (
-        b'{"beat":"127.0.0.1:7001","hosts":["router-0","server-1"],"incarnation":1764000000000,"knows":["w1","w2"],"name":"w1",'
+        b'{"beat":"127.0.0.1:7001","hosts":["router-0","server-1"],"incarnation":1764000000000,"join":0,"knows":["w1","w2"],"name":"w1",'
         b'"url":"http://127.0.0.1:6066","v":1,"warm":["server-0"]}'
     )
 

@@ -55,9 +55,7 @@ CASES: list[tuple[str, Suspicion | None, int, int, bool, Decision]] = [
 
 
 @pytest.mark.parametrize(("previous", "committed", "limit", "died", "expected"), [c[1:] for c in CASES])
-def test_takeover(
-    previous: Suspicion | None, committed: int, limit: int, died: bool, expected: Decision
-) -> None:
+def test_takeover(previous: Suspicion | None, committed: int, limit: int, died: bool, expected: Decision) -> None:
     assert takeover(previous, committed, limit, died=died, max_crashes=3) == expected
 
 

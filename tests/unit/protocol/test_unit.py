@@ -169,8 +169,9 @@ CLAIMED, RELEASED = Tag("w1", 1, 5), Tag("w1", 1, 5, released=True)
         ([RELEASED], [], ["w2"], set()),
         # It released one partition and died with another.
         ([RELEASED, CLAIMED], [], ["w2"], {"w1"}),
+        # It left in good order: what it released tells.
+        ([RELEASED], ["w1"], ["w2"], set()),
         # It died between its assignment and its first claim: no tag tells.
-        ([RELEASED], ["w1"], ["w2"], {"w1"}),
         ([None], ["w1", "w3"], ["w2", "w3"], {"w1"}),
         ([CLAIMED, OTHER], ["w3"], [], {"w1", "w2", "w3"}),
     ],
