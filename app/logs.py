@@ -34,6 +34,12 @@ def configure(settings: Settings) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(settings.log_level.upper())
-    # Their own lines at this level tell about every connection; ours say what it means.
-    for name in ("aiokafka", "asyncio", "faust", "mode"):
-        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    # Their own lines tell about every connection, aiokafka's even as errors; ours say what it means.
+    quiet = {
+        "aiokafka": logging.CRITICAL,
+        "asyncio": logging.WARNING,
+        "faust": logging.WARNING,
+        "mode": logging.WARNING,
+    }
+    for name, level in quiet.items():
+        logging.getLogger(name).setLevel(root.level if root.level <= logging.DEBUG else max(root.level, level))

@@ -286,7 +286,9 @@ class Engine:
         try:
             await asyncio.wait_for(asyncio.wrap_future(done), JOIN_GRACE_S)
         except TimeoutError:
-            log.info("a handler is still running: its unit is given up for the rebalance")
+            log.info(
+                "the unit does not end in time (a handler runs, or the broker is slow): given up for the rebalance"
+            )
         await asyncio.get_running_loop().run_in_executor(None, self._committer.block, join)
 
     def _give_up(self, join: int, done: "Future[None]") -> None:

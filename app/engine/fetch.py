@@ -43,7 +43,8 @@ class Record(Protocol):
 class Batch:
     """Consecutive records of one partition.
 
-    ``next_offset`` is the offset to commit when all are done; ``start`` is the index of the first that is not.
+    ``next_offset`` is the offset to commit when all are done; ``start`` is the index of the first that is not;
+    ``size`` is the sum of their values in bytes.
     """
 
     topic: str
@@ -51,6 +52,7 @@ class Batch:
     records: list[Record]
     next_offset: int
     start: int = 0
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -187,7 +189,10 @@ class Fetcher(threading.Thread):
                 records = batches.setdefault(where, [])
                 last = where
             records.append(message)
-        return [Batch(t, p, found, found[-1].offset() + 1) for (t, p), found in batches.items()]
+        return [
+            Batch(topic, partition, found, found[-1].offset() + 1, size=sum(map(len, found)))  # type: ignore[arg-type]
+            for (topic, partition), found in batches.items()
+        ]
 
     def _complain(self, where: Partition, error: KafkaError, epoch: int) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:

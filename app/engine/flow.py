@@ -107,6 +107,7 @@ class Flow:
             position = batch.next_offset if done else batch.records[batch.start].offset()
             self._positions[where] = self.unit.offsets[where] = position
             self.unit.weight += batch.start - before
+            self.unit.size += batch.size * (batch.start - before) // len(batch.records)
             self.progress = time.monotonic()
             if done:
                 self._drop_batch()

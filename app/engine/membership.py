@@ -41,6 +41,7 @@ REBALANCE_MS = 10_000
 RETRY_S = 0.1
 
 _REJOIN = (kafka_errors.RebalanceInProgressError,)
+_UNREACHABLE = (kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError, kafka_errors.RequestTimedOutError)
 _UNKNOWN = (kafka_errors.UnknownMemberIdError, kafka_errors.IllegalGenerationError)
 
 
@@ -114,6 +115,7 @@ class Membership(threading.Thread):
         self._member_id = ""
         self._generation = -1
         self._joins = 0
+        self._answers = True
         self._assigned_generation: int | None = None
         self._coordinator: int | None = None
         self._client: Any = None
@@ -171,6 +173,16 @@ class Membership(threading.Thread):
                 self._note(error)
                 await asyncio.sleep(RETRY_S)
 
+    def _say_whether_it_answers(self, answers: bool) -> None:
+        """One line when the broker goes away, one when it is back: nobody needs more, and nobody should miss it."""
+        if answers != self._answers:
+            self._answers = answers
+            where = self._client_options["bootstrap_servers"]
+            if answers:
+                log.info("the broker answers again")
+            else:
+                log.warning("the broker does not answer (%s): waiting for it", ",".join(where))
+
     def _note(self, error: kafka_errors.KafkaError) -> None:
         """React to what the broker or the connection said; what is no known answer looks the coordinator up."""
         if isinstance(error, _UNKNOWN):
@@ -180,6 +192,8 @@ class Membership(threading.Thread):
         elif not isinstance(error, _REJOIN):
             log.debug("group coordinator: %r", error)
             self._coordinator = None
+            if isinstance(error, _UNREACHABLE):
+                self._say_whether_it_answers(False)
         self._rejoin.set()
 
     def _forget_member(self) -> None:
@@ -215,6 +229,7 @@ class Membership(threading.Thread):
             raise kafka_errors.GroupCoordinatorNotAvailableError
         response = await self._client.send(self._coordinator, request, group=ConnectionGroup.COORDINATION)
         code = response.error_code
+        self._say_whether_it_answers(True)
         if code:
             if code == kafka_errors.MemberIdRequired.errno:
                 self._member_id = response.member_id

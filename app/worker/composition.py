@@ -123,7 +123,8 @@ class Worker:
                 max_record_bytes=settings.max_record_bytes + INTERNAL_SLACK_BYTES,
                 suspects=names.suspects,
                 truncated=frozenset({names.work, names.handoffs, names.delay}),
-                kafka=kafka_config(settings),
+                # What librdkafka has to say about connections, the engine says in its own words.
+                kafka={**kafka_config(settings), "log_level": 6 if settings.log_level == "debug" else 2},
                 membership_client=membership_client(settings, self.name),
             )
         )

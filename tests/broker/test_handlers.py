@@ -156,7 +156,14 @@ def test_a_handler_over_its_time_is_cancelled(workers: Workers, probe: Probe, ki
 
 @pytest.mark.timeout(240)
 @pytest.mark.settings(task_timeout=2.0, max_crashes=2)
-@pytest.mark.parametrize(("kind", "error"), [("exit", "HostDied"), ("segv", "HostDied"), ("loop", "TaskTimeout")])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        pytest.param("exit", "HostDied", marks=pytest.mark.soak),
+        ("segv", "HostDied"),
+        ("loop", "TaskTimeout"),
+    ],
+)
 def test_a_deadly_task_takes_few_workers_down(workers: Workers, probe: Probe, kind: str, error: str) -> None:
     """No more hosts than MAX_CRASHES; every other task is performed, also those behind it in its session."""
     with revived(workers, "w1", "w2") as exits:

@@ -31,7 +31,7 @@ def finish(workers: Workers, load: Load) -> None:
     settle(workers, load)
 
 
-@pytest.mark.parametrize("passage", [1, 7])
+@pytest.mark.parametrize("passage", [pytest.param(1, marks=pytest.mark.soak), 7])
 @pytest.mark.parametrize("point", UNIT_POINTS)
 def test_in_a_unit_of_work(workers: Workers, point: str, passage: int) -> None:
     workers.start_ready("w1")
@@ -42,7 +42,15 @@ def test_in_a_unit_of_work(workers: Workers, point: str, passage: int) -> None:
     finish(workers, load)
 
 
-@pytest.mark.parametrize("point", ["in-restore:1", "in-restore:3", "in-rebalance:1", "in-rebalance:2"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "in-restore:1",
+        pytest.param("in-restore:3", marks=pytest.mark.soak),
+        pytest.param("in-rebalance:1", marks=pytest.mark.soak),
+        "in-rebalance:2",
+    ],
+)
 def test_while_places_change_hands(workers: Workers, point: str) -> None:
     """A newcomer dies while places move to it or from it; its successor has the same name."""
     workers.start_ready("w1")
@@ -66,6 +74,7 @@ def test_the_only_worker_dies_at_each_point_in_turn(workers: Workers) -> None:
     finish(workers, load)
 
 
+@pytest.mark.soak
 def test_the_successor_dies_in_its_restore_as_well(workers: Workers) -> None:
     first = workers.start_ready("w1")[0]
     load = traffic(workers, seed=6)

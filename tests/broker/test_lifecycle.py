@@ -110,7 +110,7 @@ def test_a_wrong_setting_is_one_line(workers: Workers, variable: str, value: str
     assert named in complaint(worker.text())
 
 
-@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+@pytest.mark.parametrize("store", [pytest.param("memory", marks=pytest.mark.soak), "rocksdb"])
 def test_a_state_directory_that_is_a_file_is_one_line(workers: Workers, tmp_path: Path, store: str) -> None:
     unusable = tmp_path / "file"
     unusable.write_text("not a directory")
@@ -146,7 +146,7 @@ def test_an_outage_of_the_broker_is_waited_for(own_broker: OwnBrokers, tmp_path:
         assert len(worker.text().splitlines()) < 100, worker.tail(120)
 
 
-@pytest.mark.parametrize("tasks", [0, 500], ids=["idle", "busy"])
+@pytest.mark.parametrize("tasks", [pytest.param(0, id="idle"), pytest.param(500, id="busy", marks=pytest.mark.soak)])
 def test_sigterm_during_an_outage_ends_the_worker(own_broker: OwnBrokers, tmp_path: Path, tasks: int) -> None:
     """It cannot commit what it has begun and cannot leave the group; its successor does each task once."""
     kafka = own_broker()

@@ -57,7 +57,7 @@ def test_a_frozen_worker_that_was_replaced_does_no_harm(workers: Workers) -> Non
     settle(workers, load)
 
 
-@pytest.mark.parametrize("how", ["restart", "kill"])
+@pytest.mark.parametrize("how", ["restart", pytest.param("kill", marks=pytest.mark.soak)])
 def test_a_broker_restart_needs_nobody(own_broker: OwnBrokers, tmp_path: Path, how: str) -> None:
     kafka = own_broker()
     kafka.start()
