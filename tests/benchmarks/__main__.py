@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.engine.embedded_kafka import EmbeddedKafka
-from tests.benchmarks import broker, path, peers
+from tests.benchmarks import broker, path, peers, reference
 
 OUTPUT = Path(".holdfast/bench")
 # A benchmark's broker may use more memory than the one of `up`.
@@ -43,7 +43,10 @@ def main() -> None:
             results["latency"] = path.latency(
                 kafka.bootstrap, directory, ("w1",), rate=arguments.rate, seconds=arguments.seconds
             )
+        with console.status(f"reference job, {arguments.records} records"):
+            results["reference"] = reference.run(kafka.bootstrap, directory, arguments.records)
         with console.status("peers"):
+            results["reference_peers"] = peers.reference(kafka.bootstrap, directory, arguments.records)
             results["peers"] = peers.run(kafka.bootstrap, directory, arguments.tasks)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     raw = OUTPUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
@@ -55,6 +58,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--tasks", type=int, default=400_000, help="preloaded tasks (default: %(default)s)")
+    parser.add_argument("--records", type=int, default=400_000, help="of the reference job (default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="how many workers (default: 1 2)")
     parser.add_argument("--rate", type=int, default=2_000, help="tasks a second for latency (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of measured latency (default: %(default)s)")
@@ -75,6 +79,12 @@ def _table(results: dict[str, Any]) -> Table:
     delay = results["latency"]
     figures = f"{delay['p50_ms']} / {delay['p99_ms']} ms"
     table.add_row(f"latency at {delay['rate']:,} tasks/s, p50 / p99", figures)
+    own = results["reference"]["records_per_s"]
+    table.add_row("reference job, one worker", f"{own:,} /s")
+    for peer in results["reference_peers"]:
+        rate = peer["records_per_s"]
+        figure = f"{rate:,} /s (ours is {own / rate:.2f} of it)" if rate else "did not run"
+        table.add_row(f"reference job, {peer['peer']}", figure)
     for peer in results["peers"]:
         figure = f"{peer['tasks_per_s']:,} /s" if peer["tasks_per_s"] else "did not run"
         table.add_row(f"{peer['peer']}: tasks to results", figure)

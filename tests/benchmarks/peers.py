@@ -10,20 +10,32 @@ from typing import Any, Final
 LIMIT_S: Final = 400
 
 
+def reference(bootstrap: str, directory: Path, count: int) -> list[dict[str, Any]]:
+    """Run the peers that can run here on the reference job."""
+    place = os.environ.get("HOLDFAST_PEERS", "")
+    if not place:
+        return []
+    environment = _environment(bootstrap, directory)
+    wanted = [("bare confluent-kafka loop, exactly once", "ck", "eos-f10-q20000-batch-noparse-cl")]
+    if shutil.which("mvn") and shutil.which("javac"):
+        wanted.append(("Kafka Streams, exactly once, in memory", "ks", "eos-mem-1t"))
+    found = []
+    for name, peer, mode in wanted:
+        command = ["bash", str(Path(place) / "run.sh"), peer, mode, str(count)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        line = next((line.split() for line in done.stdout.splitlines() if line.startswith(f"{peer} ")), None)
+        rate = int(line[-1]) if line is not None and line[-1] != "nan" and done.returncode == 0 else None
+        found.append({"peer": name, "mode": mode, "records_per_s": rate, "why": "" if rate else done.stderr[-300:]})
+    return found
+
+
 def run(bootstrap: str, directory: Path, count: int) -> list[dict[str, Any]]:
     """Run the peers that can run here on the whole path; an empty list where there are none."""
     place = os.environ.get("HOLDFAST_PEERS", "")
     if not place:
         return []
     jobs = Path(place)
-    environment = {
-        **os.environ,
-        "PEERS_BOOT": bootstrap,
-        "PEERS_WORK": str((directory / "peers").absolute()),
-        "PEERS_PYTHON": sys.executable,
-        "LIMIT": "200",
-    }
-    (directory / "peers").mkdir(parents=True, exist_ok=True)
+    environment = _environment(bootstrap, directory)
     loop = [
         sys.executable,
         str(jobs / "path.py"),
@@ -40,6 +52,17 @@ def run(bootstrap: str, directory: Path, count: int) -> list[dict[str, Any]]:
         streams = [sys.executable, str(jobs / "path.py"), "ks", "eos-mem-1t", str(count)]
         found.append(_path("Kafka Streams, in memory", streams, environment))
     return found
+
+
+def _environment(bootstrap: str, directory: Path) -> dict[str, str]:
+    (directory / "peers").mkdir(parents=True, exist_ok=True)
+    return {
+        **os.environ,
+        "PEERS_BOOT": bootstrap,
+        "PEERS_WORK": str((directory / "peers").absolute()),
+        "PEERS_PYTHON": sys.executable,
+        "LIMIT": "200",
+    }
 
 
 def _path(name: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
