@@ -84,7 +84,7 @@ class Engine:
             places=self.places,
             committer=self._committer,
             post=self.post,
-            answered=self._not_committed,
+            not_committed=self._not_committed,
             committed=self._committed,
             lost_range=self.lost,
             failed=self._fail_from_thread,

@@ -33,7 +33,7 @@ class Flow:
 
     Args:
         post: runs a callable in the engine's loop, from any thread.
-        answered: told in the loop what became of a unit that did not commit.
+        not_committed: told in the loop what became of a unit that did not commit.
         committed: told in the loop which offsets a unit has committed.
         lost_range: told in the loop that a partition no longer has its next record.
     """
@@ -45,7 +45,7 @@ class Flow:
         places: Places,
         committer: Committer,
         post: Callable[[Callable[[], None]], None],
-        answered: Callable[[Submission], None],
+        not_committed: Callable[[Submission], None],
         committed: Callable[[Mapping[Partition, int]], None],
         lost_range: Callable[[], None],
         failed: Callable[[BaseException], None],
@@ -61,7 +61,7 @@ class Flow:
         self._place_of = {partition: place for place in places.all.values() for partition in place.partitions}
         self._committer = committer
         self._post = post
-        self._not_committed = answered
+        self._not_committed = not_committed
         self._committed = committed
         self._on_lost_range = lost_range
         self._backlog: deque[Chunk] = deque()

@@ -5,7 +5,7 @@ the commit is under way; the commit moves it into the store, an abort throws it 
 restore, and a row that changed a thousand times in a unit is written once.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from app.engine.stores import Store
 
@@ -75,7 +75,3 @@ class Rows:
         """The unit did not commit: forget what it wrote."""
         self._overlay = {}
         self._sealed = {}
-
-
-RowsOf = Callable[[str, int], Rows]
-"""Finds the rows of a table partition that this worker serves."""

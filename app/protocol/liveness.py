@@ -113,10 +113,8 @@ def step(peer: Peer, event: Event) -> Step:
     match peer:
         case Unknown():
             return _unknown(peer, event)
-        case Alive(heard):
-            return _alive(peer, heard, event)
-        case Broken(heard):
-            return _broken(peer, heard, event)
+        case Alive(heard) | Broken(heard):
+            return _known(peer, heard, event)
         case Dead() | Departed():
             return Step(peer)
         case _:
@@ -137,28 +135,12 @@ def _unknown(peer: Unknown, event: Event) -> Step:
             assert_never(event)
 
 
-def _alive(peer: Alive, heard: float, event: Event) -> Step:
+def _known(peer: Alive | Broken, heard: float, event: Event) -> Step:
     match event:
         case Beat(at):
             return Step(Alive(at))
         case Closed():
             return Step(Broken(heard), (Effect.RECONNECT,))
-        case Refused():
-            return Step(Dead(), (Effect.DECLARE_DEAD,))
-        case Left():
-            return Step(Departed())
-        case Tick(at, since):
-            return _tick(peer, heard, at, since)
-        case _:
-            assert_never(event)
-
-
-def _broken(peer: Broken, heard: float, event: Event) -> Step:
-    match event:
-        case Beat(at):
-            return Step(Alive(at))
-        case Closed():
-            return Step(peer, (Effect.RECONNECT,))
         case Refused():
             return Step(Dead(), (Effect.DECLARE_DEAD,))
         case Left():
