@@ -15,7 +15,7 @@ from typing import TypeAlias, assert_never
 from app.protocol import shipping, staging
 from app.protocol.chunks import Chunk
 from app.protocol.control import Abort, Commit, Complete, Cut, Placed, Prepare, Received
-from app.protocol.shipping import Concluded, Failed, Shipped, Shipping, Sweep, Tick
+from app.protocol.shipping import Concluded, Failed, Shipped, Shipping, Tick
 from app.protocol.staging import State as StagingState
 from app.protocol.staging import Taken
 
@@ -114,8 +114,3 @@ def _ship(tenancy: Tenancy, event: shipping.Event, tenant: str, server: int) -> 
 def _stage(tenancy: Tenancy, event: staging.Event, tenant: str, server: int) -> Step:
     decided = staging.step(tenancy.staging, event, tenant=tenant, server=server, past=tenancy.past)
     return Step(replace(tenancy, staging=decided.state), decided.effects)
-
-
-def swept(effects: tuple[Effect, ...]) -> tuple[int, ...]:
-    """The epochs whose rows are to be deleted."""
-    return tuple(effect.epoch for effect in effects if isinstance(effect, Sweep))
