@@ -160,20 +160,27 @@ def deliver(lot: Lot, first: int, last: int, position: int) -> tuple[Lot, tuple[
     Raises:
         LocalProtocolError: one between is missing.
     """
-    leaving: list[Leaving] = []
+    lot, before = _leave_kept(lot)
+    leaving: list[Leaving] = [*before]
     start = max(first, lot.released + 1)
     if start <= last:
-        if start > lot.released + 1 or last > lot.parked or (lot.kept and start <= lot.kept_from <= last):
+        if start > lot.released + 1 or last > lot.parked or (lot.kept and last >= lot.kept_from):
             raise LocalProtocolError(f"parked tasks {first} to {last} came, {lot.released + 1} is next of {lot}")
         leaving.append(Release(start, last))
-        lot = replace(lot, released=last)
-    if lot.kept and lot.kept_from == lot.released + 1:
-        end = lot.released + lot.kept
-        leaving.append(ReleaseKept(lot.released + 1, end))
-        lot = replace(lot, released=end, kept=0, kept_from=0, kept_bytes=0)
+        lot, behind = _leave_kept(replace(lot, released=last))
+        leaving += behind
     if lot.position is not None:
         lot = replace(lot, position=max(lot.position, position))
     return lot, tuple(leaving)
+
+
+def _leave_kept(lot: Lot) -> tuple[Lot, tuple[Leaving, ...]]:
+    """What is kept leaves, if it is its turn."""
+    if not lot.kept or lot.kept_from != lot.released + 1:
+        return lot, ()
+    end = lot.released + lot.kept
+    gone = (ReleaseKept(lot.kept_from, end),)
+    return replace(lot, released=end, kept=0, kept_from=0, kept_bytes=0), gone
 
 
 # -- wake-ups ---------------------------------------------------------------------------------------------------------
