@@ -7,6 +7,8 @@ REQUIREMENTS := deploy/requirements
 STAMP := $(VENV)/.holdfast-setup
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
+# Tests of `make test` that run at once: one more than there are cores, because most of them wait for something.
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit lint format types layers bench soak lock clean
@@ -30,7 +32,7 @@ demo: setup ## a running cluster, traffic, a live move, a kill, and a checked ac
 	$(BIN)/holdfast demo
 
 test: setup ## all tests on a real Kafka, with coverage
-	$(PYTEST) -m "not soak and not benchmark" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not soak and not benchmark" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 unit: setup ## the tests that need no Kafka
 	$(PYTEST) -m "not broker and not soak and not benchmark" $(PYTEST_ARGS)
