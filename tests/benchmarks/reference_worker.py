@@ -1,7 +1,8 @@
 """The reference job as an agent on the shipped engine: ``python -m tests.benchmarks.reference_worker``.
 
-Per record of the topic in ``PEER_IN``: the tenant's placement from its row (first seen: CRC-32), its sequence + 1 in the same row,
-the same bytes to ``PEER_OUT`` at the partition of the placement, with the session as key and the sequence as prefix.
+Per record of the topic in ``PEER_IN``: the tenant's placement from its row (first seen: CRC-32), its sequence + 1
+in the same row, the same bytes to ``PEER_OUT`` at the partition of the placement, with the session as key and the
+sequence as prefix.
 Membership, assignor, standbys, changelog, unit of work and Faust above them are those of every worker.
 """
 
