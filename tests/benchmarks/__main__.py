@@ -15,7 +15,19 @@ from typing import Final
 from rich.console import Console
 
 from app.engine.embedded_kafka import EmbeddedKafka
-from tests.benchmarks import broker, latency, moves, path, reference, restore, takeover
+from tests.benchmarks import (
+    broker,
+    endurance,
+    large,
+    latency,
+    moves,
+    path,
+    reference,
+    restore,
+    routing,
+    scaling,
+    takeover,
+)
 from tests.benchmarks.bench import Bench, Benchmark
 from tests.benchmarks.options import Options
 from tests.benchmarks.report import Record, table
@@ -24,7 +36,19 @@ OUTPUT: Final = Path(".holdfast/bench")
 # A benchmark's broker may use more memory than the one of `up`.
 HEAP_MB: Final = 1_024
 
-BENCHMARKS: Final[tuple[Benchmark, ...]] = (reference, path, latency, takeover, moves, restore, broker)
+BENCHMARKS: Final[tuple[Benchmark, ...]] = (
+    reference,
+    path,
+    latency,
+    takeover,
+    moves,
+    restore,
+    large,
+    endurance,
+    scaling,
+    routing,
+    broker,
+)
 """All of them, in the order of the table. A new one is a module with the names of :class:`Benchmark`."""
 
 
