@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := deploy/requirements
 STAMP := $(VENV)/.holdfast-setup
+BENCH_STAMP := $(VENV)/.holdfast-bench
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Tests of `make test` that run at once: one more than there are cores, because most of them wait for something.
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
@@ -51,8 +53,13 @@ types: setup ## types, strict
 layers: setup ## who may import whom
 	$(BIN)/lint-imports
 
-bench: setup ## measurements
-	$(BIN)/python -m tests.benchmarks
+# What only measurements need is installed by the first of them; `make setup` takes it away again.
+$(BENCH_STAMP): $(STAMP) $(REQUIREMENTS)/bench.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(REQUIREMENTS)/bench.txt
+	touch $@
+
+bench: setup $(BENCH_STAMP) ## measurements
+	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 soak: setup ## long runs with faults
 	$(PYTEST) -m soak -s --timeout=0 $(PYTEST_ARGS)
@@ -64,6 +71,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 lock: ## resolve the dependencies anew, with hashes
 	$(LOCK) pyproject.toml --upgrade -o $(REQUIREMENTS)/runtime.txt
 	$(LOCK) pyproject.toml --group dev --constraint $(REQUIREMENTS)/runtime.txt --upgrade -o $(REQUIREMENTS)/dev.txt
+	$(LOCK) pyproject.toml --group bench --constraint $(REQUIREMENTS)/dev.txt --upgrade -o $(REQUIREMENTS)/bench.txt
 	grep -E '^uv==' $(REQUIREMENTS)/dev.txt | sed 's/ .*//' | $(LOCK) - -o $(REQUIREMENTS)/uv.txt
 
 clean: ## everything that can be made again, but not .venv and not .holdfast
