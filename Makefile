@@ -5,8 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := deploy/requirements
 STAMP := $(VENV)/.holdfast-setup
+BENCH_STAMP := $(VENV)/.holdfast-bench
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+# Tests of `make test` that run at once: one more than there are cores, because most of them wait for something.
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit lint format types layers bench soak lock clean
@@ -30,7 +34,7 @@ demo: setup ## a running cluster, traffic, a live move, a kill, and a checked ac
 	$(BIN)/holdfast demo
 
 test: setup ## all tests on a real Kafka, with coverage
-	$(PYTEST) -m "not soak and not benchmark" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not soak and not benchmark" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 unit: setup ## the tests that need no Kafka
 	$(PYTEST) -m "not broker and not soak and not benchmark" $(PYTEST_ARGS)
@@ -49,8 +53,13 @@ types: setup ## types, strict
 layers: setup ## who may import whom
 	$(BIN)/lint-imports
 
-bench: setup ## measurements
-	$(BIN)/python -m tests.benchmarks
+# What only measurements need is installed by the first of them; `make setup` takes it away again.
+$(BENCH_STAMP): $(STAMP) $(REQUIREMENTS)/bench.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(REQUIREMENTS)/bench.txt
+	touch $@
+
+bench: setup $(BENCH_STAMP) ## measurements
+	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 soak: setup ## long runs with faults
 	$(PYTEST) -m soak -s --timeout=0 $(PYTEST_ARGS)
@@ -62,6 +71,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 lock: ## resolve the dependencies anew, with hashes
 	$(LOCK) pyproject.toml --upgrade -o $(REQUIREMENTS)/runtime.txt
 	$(LOCK) pyproject.toml --group dev --constraint $(REQUIREMENTS)/runtime.txt --upgrade -o $(REQUIREMENTS)/dev.txt
+	$(LOCK) pyproject.toml --group bench --constraint $(REQUIREMENTS)/dev.txt --upgrade -o $(REQUIREMENTS)/bench.txt
 	grep -E '^uv==' $(REQUIREMENTS)/dev.txt | sed 's/ .*//' | $(LOCK) - -o $(REQUIREMENTS)/uv.txt
 
 clean: ## everything that can be made again, but not .venv and not .holdfast

@@ -1,6 +1,6 @@
 """What every test may ask for: a broker, a namespace on it, brokers of its own."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,12 +9,11 @@ import pytest
 from tests.support.broker import Choice, NoBrokerError, OwnBrokers, choose, clear, new_namespace, running
 
 _CHOICE = pytest.StashKey[Choice]()
-_SKIPPED = pytest.StashKey[list[str]]()
+_SKIPPED: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the broker once, before the header is printed."""
-    config.stash[_SKIPPED] = []
     try:
         config.stash[_CHOICE] = choose()
     except NoBrokerError as error:
@@ -27,27 +26,23 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"broker: {choice.kind} ({choice.detail})"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember tests that needed a broker and were skipped."""
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("broker"):
-        item.config.stash[_SKIPPED].append(item.nodeid)
-    return report
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember tests that needed a broker and were skipped; also those of other processes (``-n``)."""
+    if report.skipped and not hasattr(report, "wasxfail") and "broker" in report.keywords:
+        _SKIPPED.append(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail the run: a promise about Kafka that was not tried on Kafka is not kept."""
-    if session.config.stash[_SKIPPED] and exitstatus == pytest.ExitCode.OK:
+    if _SKIPPED and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Name them."""
-    skipped = config.stash[_SKIPPED]
-    if skipped:
+    if _SKIPPED:
         terminalreporter.section("broker tests must not be skipped", red=True)
-        for nodeid in skipped:
+        for nodeid in _SKIPPED:
             terminalreporter.line(nodeid, red=True)
 
 

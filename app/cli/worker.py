@@ -1,6 +1,7 @@
 """`holdfast worker`: one worker in the foreground."""
 
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -25,6 +26,8 @@ def worker(shell: Shell, name: str, port: int | None, ready_fd: int | None, life
     """Run one worker until SIGTERM or Ctrl-C, which let it finish its unit of work and leave the group."""
     settings = shell.settings(port=port)
     configure(settings)
+    # A native library that crashes leaves the stacks of all threads in the log, rather than nothing.
+    faulthandler.enable()
     if lifeline_fd is not None:
         follow_parent(lifeline_fd)
     # Only this command pays for loading the engine.

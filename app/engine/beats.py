@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from app.protocol import liveness
-from app.protocol.liveness import BEAT_S, Beat, Closed, Dead, Effect, Left, Peer, Refused, Tick, Unknown
+from app.protocol.liveness import BEAT_S, Beat, Closed, Dead, Left, Peer, Refused, Tick, Unknown
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +181,6 @@ class Beats:
     def _step(self, name: str, event: liveness.Event) -> None:
         decided = liveness.step(self._peers[name], event)
         self._peers[name] = decided.peer
-        if Effect.DECLARE_DEAD in decided.effects:
+        if decided.declare_dead:
             log.info("worker %s is dead", name)
             self._declare_dead(name)

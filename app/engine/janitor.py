@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -20,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from app.engine.offsets import Partition
+from app.engine.offsets import OffsetReader, Partition
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,8 @@ class Janitor(threading.Thread):
         self.lags: dict[Partition, int] = {}
         self._config = dict(config)
         self._admin = AdminClient(self._config)
-        self._group = group
+        # Not the administrator's call for it: that one ends the process when the coordinator is away (librdkafka#5040).
+        self._offsets = OffsetReader(self._config, group)
         self._streams = streams
         self._truncated = truncated
         self._committed: dict[Partition, int] = {}
@@ -136,6 +136,7 @@ class Janitor(threading.Thread):
                 log.debug("housekeeping: %s", error)
                 # As in OffsetReader: the client may go on using a leader epoch from before a broker's restart.
                 self._admin = AdminClient(self._config)
+        self._offsets.close()
 
     def _measure(self) -> None:
         wanted = [TopicPartition(topic, partition) for topic, partition in self._streams]
@@ -144,17 +145,13 @@ class Janitor(threading.Thread):
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=5,
         )
-        asked = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self._group, wanted)], request_timeout=5
-        )
-        answer = asked[self._group].result()
-        reached = {(entry.topic, entry.partition): max(0, entry.offset) for entry in answer.topic_partitions or ()}
+        reached = self._offsets.latest(self._streams)
         self.lags = {}
         for entry, future in ends.items():
             where = (entry.topic, entry.partition)
             # The last record of a stream that is written in transactions is the marker of the last one.
             markers = 1 if entry.topic in self._truncated else 0
-            self.lags[where] = max(0, future.result().offset - reached.get(where, 0) - markers)
+            self.lags[where] = max(0, future.result().offset - (reached[where].offset or 0) - markers)
 
     def _truncate(self) -> None:
         # What was committed when we were here last: should a broker lose what it has just acknowledged (a single one

@@ -63,9 +63,13 @@ class OffsetReader:
         """The stable committed offset of each partition; raises KafkaException when the broker does not answer."""
         return self._read(self._consumer, partitions)
 
+    def latest(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
+        """As :meth:`committed`, without waiting for a pending transaction that may move them."""
+        return self._read(self._hasty, partitions)
+
     def tags(self, partitions: Sequence[Partition]) -> dict[Partition, Tag | None]:
         """Who committed each partition last, without waiting for a pending transaction: whom to fence."""
-        return {partition: entry.tag for partition, entry in self._read(self._hasty, partitions).items()}
+        return {partition: entry.tag for partition, entry in self.latest(partitions).items()}
 
     def _read(self, consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         if not partitions:

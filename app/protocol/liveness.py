@@ -10,12 +10,12 @@
 A closed connection that cannot be opened again is proof of a dead process; silence is proof of a frozen or unplugged
 one. Who was never heard of is never declared dead: its address may simply be out of reach from here, and the broker's
 session timeout will tell. To declare a live worker dead is harmless, because its commits are refused from then on, but
-costs a rebalance; so one late beat is not enough.
+costs a rebalance; so one late beat is not enough. The shell opens a channel that has ended again by itself,
+until its worker is dead.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import TypeAlias, assert_never
 
 BEAT_S = 0.25
@@ -93,19 +93,12 @@ class Tick:
 Event: TypeAlias = Beat | Closed | Refused | Left | Tick
 
 
-class Effect(Enum):
-    """What the shell does."""
-
-    RECONNECT = "reconnect"
-    DECLARE_DEAD = "declare dead"
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The new state, and what the shell does for it."""
+    """The new state, and whether the shell is to declare the worker dead, which happens once."""
 
     peer: Peer
-    effects: tuple[Effect, ...] = ()
+    declare_dead: bool = False
 
 
 def step(peer: Peer, event: Event) -> Step:
@@ -125,11 +118,9 @@ def _unknown(peer: Unknown, event: Event) -> Step:
     match event:
         case Beat(at):
             return Step(Alive(at))
-        case Closed() | Refused():
-            return Step(peer, (Effect.RECONNECT,))
         case Left():
             return Step(Departed())
-        case Tick():
+        case Closed() | Refused() | Tick():
             return Step(peer)
         case _:
             assert_never(event)
@@ -140,9 +131,9 @@ def _known(peer: Alive | Broken, heard: float, event: Event) -> Step:
         case Beat(at):
             return Step(Alive(at))
         case Closed():
-            return Step(Broken(heard), (Effect.RECONNECT,))
+            return Step(Broken(heard))
         case Refused():
-            return Step(Dead(), (Effect.DECLARE_DEAD,))
+            return Step(Dead(), declare_dead=True)
         case Left():
             return Step(Departed())
         case Tick(at, since):
@@ -155,7 +146,7 @@ def _tick(peer: Alive | Broken, heard: float, at: float, since: float) -> Step:
     if at - since >= STALL_S:
         return Step(type(peer)(at))
     if at - heard >= SILENCE_S:
-        return Step(Dead(), (Effect.DECLARE_DEAD,))
+        return Step(Dead(), declare_dead=True)
     return Step(peer)
 
 

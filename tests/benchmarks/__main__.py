@@ -1,95 +1,116 @@
-"""`python -m tests.benchmarks`: figures of this machine, as a table and as JSON under `.holdfast/bench`."""
+"""`python -m tests.benchmarks`: this machine's figures as a table, plots and JSON under `.holdfast/bench`."""
 
 import argparse
-import json
 import os
 import platform
+import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 
 from app.engine.embedded_kafka import EmbeddedKafka
-from tests.benchmarks import broker, path, peers, reference
+from tests.benchmarks import (
+    broker,
+    endurance,
+    large,
+    latency,
+    moves,
+    path,
+    reference,
+    restore,
+    routing,
+    scaling,
+    takeover,
+)
+from tests.benchmarks.bench import Bench, Benchmark
+from tests.benchmarks.options import Options
+from tests.benchmarks.report import Record, table
 
-OUTPUT = Path(".holdfast/bench")
+OUTPUT: Final = Path(".holdfast/bench")
 # A benchmark's broker may use more memory than the one of `up`.
-HEAP_MB = 1_024
+HEAP_MB: Final = 1_024
+
+BENCHMARKS: Final[tuple[Benchmark, ...]] = (
+    reference,
+    path,
+    latency,
+    takeover,
+    moves,
+    restore,
+    large,
+    endurance,
+    scaling,
+    routing,
+    broker,
+)
+"""All of them, in the order of the table. A new one is a module with the names of :class:`Benchmark`."""
 
 
-def main() -> None:
-    arguments = _arguments()
-    console = Console()
-    results: dict[str, Any] = {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
-    }
-    with console.status("starts of the embedded broker"):
-        results["broker_start"] = broker.start_times(arguments.starts)
-    with (
-        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch,
-        EmbeddedKafka(Path(scratch) / "kafka", heap_mb=HEAP_MB) as kafka,
-    ):
-        directory = Path(scratch)
-        results["throughput"] = []
-        for workers in arguments.workers:
-            with console.status(f"{arguments.tasks} tasks, {workers} workers"):
-                names = tuple(f"w{number + 1}" for number in range(workers))
-                results["throughput"].append(path.throughput(kafka.bootstrap, directory, arguments.tasks, names))
-        with console.status(f"latency at {arguments.rate} tasks/s"):
-            results["latency"] = path.latency(
-                kafka.bootstrap, directory, ("w1",), rate=arguments.rate, seconds=arguments.seconds
-            )
-        with console.status(f"reference job, {arguments.records} records"):
-            results["reference"] = reference.run(kafka.bootstrap, directory, arguments.records)
-        with console.status("peers"):
-            results["reference_peers"] = peers.reference(kafka.bootstrap, directory, arguments.records)
-            results["peers"] = peers.run(kafka.bootstrap, directory, arguments.tasks)
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    raw = OUTPUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    raw.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    console.print(_table(results))
-    console.print(f"raw numbers: {raw}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parse(arguments)
+    options = Options.taken_from(given)
+    console = Console(width=max(140, Console().width))
+    record = Record(Path(given.into) if given.into else OUTPUT / time.strftime("%Y%m%d-%H%M%S"))
+    failed = []
+    for benchmark in () if given.report else BENCHMARKS:
+        if given.only and benchmark.NAME not in given.only:
+            continue
+        console.print(f"[bold]{benchmark.NAME}[/]: {benchmark.ABOUT}")
+        try:
+            with _bench(given.bootstrap, options, console) as bench:
+                for sample in benchmark.measure(bench):
+                    record.add(benchmark.NAME, sample)
+        except Exception:  # noqa: BLE001 - the others shall run, and the reason is shown.
+            failed.append(benchmark.NAME)
+            traceback.print_exc()
+    about = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": _machine(), "failed": failed}
+    found = record.conclude(BENCHMARKS, about)
+    console.print(table(found, f"Holdfast on {os.cpu_count()} cores, the broker beside it"))
+    console.print(f"samples, results.json and plots: {record.directory}")
+    if failed:
+        console.print(f"[bold red]failed: {', '.join(failed)}[/]")
+    return 1 if failed else 0
 
 
-def _arguments() -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=400_000, help="preloaded tasks (default: %(default)s)")
-    parser.add_argument("--records", type=int, default=400_000, help="of the reference job (default: %(default)s)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="how many workers (default: 1 2)")
-    parser.add_argument("--rate", type=int, default=2_000, help="tasks a second for latency (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of measured latency (default: %(default)s)")
-    parser.add_argument("--starts", type=int, default=3, help="of the broker (default: %(default)s)")
-    return parser.parse_args()
+    names = [benchmark.NAME for benchmark in BENCHMARKS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"of {' '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="small numbers: shows that everything runs, nothing else")
+    parser.add_argument("--into", metavar="DIRECTORY", help="add to the samples of an earlier run")
+    parser.add_argument("--report", action="store_true", help="measure nothing, conclude anew (with --into)")
+    parser.add_argument("--bootstrap", metavar="HOST:PORT", help="a Kafka that runs (default: an embedded one)")
+    Options.add_to(parser)
+    return parser.parse_args(arguments)
 
 
-def _table(results: dict[str, Any]) -> Table:
-    table = Table("what", "figure", title=f"Holdfast on {results['machine']['cores']} cores")
-    start = results["broker_start"]
-    table.add_row("embedded broker, new directory", f"{start['new_s']} s")
-    table.add_row("embedded broker, started again", f"{start['again_s']} s")
-    for run in results["throughput"]:
-        what = f"{run['tasks']:,} tasks, {run['workers']} worker(s)"
-        table.add_row(f"{what}: tasks to results", f"{run['tasks_per_s']:,} /s")
-        table.add_row(f"{what}: of it tasks to work", f"{run['routed_per_s']:,} /s")
-        table.add_row(f"{what}: start to first result", f"{run['start_s']} s")
-    delay = results["latency"]
-    figures = f"{delay['p50_ms']} / {delay['p99_ms']} ms"
-    table.add_row(f"latency at {delay['rate']:,} tasks/s, p50 / p99", figures)
-    own = results["reference"]["records_per_s"]
-    table.add_row("reference job, one worker", f"{own:,} /s")
-    for peer in results["reference_peers"]:
-        rate = peer["records_per_s"]
-        figure = f"{rate:,} /s (ours is {own / rate:.2f} of it)" if rate else "did not run"
-        table.add_row(f"reference job, {peer['peer']}", figure)
-    for peer in results["peers"]:
-        figure = f"{peer['tasks_per_s']:,} /s" if peer["tasks_per_s"] else "did not run"
-        table.add_row(f"{peer['peer']}: tasks to results", figure)
-    return table
+@contextmanager
+def _bench(bootstrap: str | None, options: Options, console: Console) -> Iterator[Bench]:
+    """Give each benchmark a broker of its own, so that none finds the topics of another."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch, console.status("") as status:
+
+        def say(text: str) -> None:
+            status.update(text)
+            if not console.is_terminal:
+                console.print(f"  {time.strftime('%H:%M:%S')} {text}", highlight=False)
+
+        tools, directory = OUTPUT.absolute() / "tools", Path(scratch)
+        if bootstrap:
+            yield Bench(bootstrap, directory, tools, options, None, say)
+            return
+        with EmbeddedKafka(directory / "broker", heap_mb=HEAP_MB) as kafka:
+            yield Bench(kafka.bootstrap, directory, tools, options, directory / "broker" / "kafka" / "data", say)
+
+
+def _machine() -> dict[str, str | int | None]:
+    return {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

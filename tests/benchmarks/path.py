@@ -1,181 +1,171 @@
-"""The whole path by the shipped worker: tasks, router, work, session state, results; exactly once."""
+"""The whole path: tasks, router, work, session state, results; exactly once; every result is checked.
+
+Preloaded tasks of 1,000 tenants with 5 sessions each, `counter.add` on JSON state. Rates are records a second after
+the first tenth; ``cold`` from the start of the process.
+"""
 
 import random
-import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
-from app.observe.reading import end_offsets, read_account
-from tests.support.cluster import Workers
+from app.observe.reading import read
+from app.protocol.murmur2 import partition_of
+from app.settings import Settings
+from app.topics import connect, ensure
+from tests.benchmarks.bench import Bench, Process, cpu_seconds
+from tests.benchmarks.kafka import LIMIT_S, Topics, preload, rate, watch
+from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, of
+from tests.benchmarks.peers.engines import OURS, PATH, Absent, Engine, variables, wanted
+from tests.benchmarks.rounds import rounds
 
+NAME: Final = "path"
+ABOUT: Final = "the whole path from tasks to results"
 TENANTS: Final = 1_000
 SESSIONS: Final = 5
-LIMIT_S: Final = 300.0
-WARM_S: Final = 5.0
-_POLL_S: Final = 0.2
-_SLOT_S: Final = 0.005
+ROUTERS, SERVERS = 4, 8
 
 
-def task(rng: random.Random, number: int, payload: str) -> tuple[bytes, bytes]:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The topics of one run of the whole path."""
+
+    run: str
+
+    @property
+    def tasks(self) -> str:
+        return f"{self.run}.tasks"
+
+    @property
+    def work(self) -> str:
+        return f"{self.run}.work"
+
+    @property
+    def results(self) -> str:
+        return f"{self.run}.results"
+
+    @property
+    def changelog(self) -> str:
+        return f"{self.run}.changelog"
+
+
+@contextmanager
+def way(bench: Bench, engine: Engine, what: str) -> Iterator[Way]:
+    """Make the topics of a run, and delete all that it made in the end."""
+    made = Way(bench.name(f"{what}-{engine.key}"))
+    partitions = {made.tasks: ROUTERS, made.work: SERVERS, made.results: ROUTERS, made.changelog: SERVERS}
+    topics = Topics(bench.config, partitions)
+    if engine.key == OURS:
+        settings = Settings(bootstrap=bench.bootstrap, namespace=made.run)  # type: ignore[call-arg]
+        ensure(connect(settings), settings)
+    else:
+        topics.create(compacted=[made.changelog])
+    try:
+        yield made
+    finally:
+        topics.delete(also=made.run)
+
+
+def start(bench: Bench, engine: Engine, made: Way, **more: str) -> Process:
+    names = {"IN": made.tasks, "WORK": made.work, "OUT": made.results, "CHANGELOG": made.changelog}
+    environment = variables(engine, bench.bootstrap, made.run, bench.scratch / made.run, names) | more
+    return Process(engine.prepare(bench.tools), environment, bench.scratch / f"{made.run}.log")
+
+
+def task(rng: random.Random, number: int) -> tuple[bytes, bytes]:
+    """Return the key and the value of a task."""
     tenant = b"t%04d" % rng.randrange(TENANTS)
-    return tenant, b'{"id":"%d","tenant":"%s","session":"s%d","type":"counter.add","payload":{%s}}' % (
+    session = rng.randrange(SESSIONS)
+    return tenant, b'{"id":"%d","tenant":"%b","session":"s%d","type":"counter.add","payload":{"amount":1}}' % (
         number,
         tenant,
-        rng.randrange(SESSIONS),
-        payload.encode(),
+        session,
     )
 
 
-def preload(workers: Workers, count: int) -> None:
-    """Write tasks of 1,000 tenants with 5 sessions each."""
-    producer = Producer(
-        {
-            **workers.config,
-            "partitioner": "murmur2_random",
-            "linger.ms": 20,
-            "queue.buffering.max.messages": 1_000_000,
-        }
-    )
-    topic, rng = f"{workers.namespace}.tasks", random.Random(3)
+def tasks(count: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Tasks with their partitions."""
+    rng = random.Random(3)
+    places = {b"t%04d" % number: partition_of(b"t%04d" % number, ROUTERS) for number in range(TENANTS)}
     for number in range(count):
-        key, value = task(rng, number, '"amount":1')
-        producer.produce(topic, value, key)
-        if number % 1_000 == 0:
-            producer.poll(0)
-    assert producer.flush(120) == 0
+        key, value = task(rng, number)
+        yield places[key], key, value
 
 
-def throughput(bootstrap: str, directory: Path, count: int, names: tuple[str, ...]) -> dict[str, Any]:
-    """Preload tasks, start workers, and count what is committed.
-
-    Rates are records a second between the first tenth and the end, as the peers are measured: start and
-    warm-up are not counted. ``start_s``: from the start of the process to the first committed result.
-    """
-    namespace = f"bench-{len(names)}w-{time.time_ns()}"
-    with Workers(bootstrap, namespace, directory / namespace) as workers:
-        workers.topics()
-        preload(workers, count)
-        begun = time.monotonic()
-        for name in names:
-            workers.start(name)
-        seen = _watch(workers, count)
-        first = next(moment for moment, counts in seen if counts["results"])
-        account = read_account(workers.config, namespace, deadline=time.monotonic() + LIMIT_S)
-        assert account.ok, f"{account}\n{workers.logs()}"
-        assert account.performed == count
-        return {
-            "workers": len(names),
-            "tasks": count,
-            "routed_per_s": round(_rate(seen, "work", count)),
-            "tasks_per_s": round(_rate(seen, "results", count)),
-            "start_s": round(first - begun, 2),
-            "seconds": round(seen[-1][0] - first, 2),
-        }
+def check(bench: Bench, made: Way, count: int, deadline: float) -> None:
+    """One result for each task, and the numbers of each session whole and in order."""
+    ends = Topics(bench.config, {made.results: ROUTERS}).ends()
+    seen = bytearray(count)
+    sequences: dict[tuple[str, str], int] = {}
+    for message in read(bench.config, ends, {}, deadline=deadline):
+        result = orjson.loads(message.value() or b"")
+        number, who = int(result["task"]), (result["tenant"], result["session"])
+        expected = sequences.get(who, 0) + 1
+        assert result["sequence"] == expected, f"{who}: {result['sequence']} after {expected - 1}"
+        assert result["status"] == "done"
+        sequences[who] = expected
+        assert not seen[number], f"task {number} twice"
+        seen[number] = 1
+    assert sum(seen) == count, f"{count - sum(seen)} tasks without a result"
 
 
-Sample = tuple[float, dict[str, int]]
+def measure(bench: Bench) -> Iterator[Sample]:
+    yield from rounds(bench, wanted(PATH, bench.options.engines), lambda engine: _run(bench, engine))
 
 
-def _watch(workers: Workers, count: int) -> list[Sample]:
-    """Poll the ends of `work` and `results` until both hold every record."""
-    deadline = time.monotonic() + LIMIT_S
-    topics = [f"{workers.namespace}.{name}" for name in ("work", "results")]
-    seen: list[Sample] = []
-    while True:
-        ends = end_offsets(workers.config, topics, deadline=deadline)
-        counts = {
-            topic.rpartition(".")[2]: sum(end for place, end in ends.items() if place[0] == topic) for topic in topics
-        }
-        if not seen or counts != seen[-1][1]:
-            seen.append((time.monotonic(), counts))
-        elif counts["results"] >= count and time.monotonic() - seen[-1][0] > 1:
-            return seen
-        assert time.monotonic() < deadline, f"{counts} of {count}\n{workers.logs()}"
-        time.sleep(_POLL_S)
-
-
-def _rate(seen: list[Sample], topic: str, count: int) -> float:
-    """Records a second of one topic, whose ends count the control records of transactions as well."""
-    end = seen[-1][1][topic]
-    start = next((moment, counts[topic]) for moment, counts in seen if counts[topic] >= end / 10)
-    last = next(moment for moment, counts in seen if counts[topic] >= end)
-    return (end - start[1]) * (count / end) / max(last - start[0], 1e-3)
-
-
-def latency(bootstrap: str, directory: Path, names: tuple[str, ...], *, rate: int, seconds: float) -> dict[str, Any]:
-    """Send at a steady rate; milliseconds from `produce` to the result at a read_committed reader."""
-    namespace = f"bench-latency-{time.time_ns()}"
-    with Workers(bootstrap, namespace, directory / namespace) as workers:
-        workers.topics()
-        workers.start_ready(*names)
-        total = round(rate * (seconds + WARM_S))
-        sent = [0] * total
-        thread = threading.Thread(target=_send_steadily, args=(workers, rate, sent), daemon=True)
-        thread.start()
-        took = _receive(workers, sent, warm=round(rate * WARM_S))
-        thread.join(LIMIT_S)
-        account = read_account(workers.config, namespace, deadline=time.monotonic() + LIMIT_S)
-        assert account.ok, f"{account}\n{workers.logs()}"
-    took.sort()
-    figures = {
-        name: round(took[min(len(took) - 1, int(share * len(took)))], 1)
-        for name, share in (("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99), ("max_ms", 1.0))
+def _run(bench: Bench, engine: Engine) -> Sample:
+    count = bench.options.tasks
+    with way(bench, engine, "path") as made:
+        preload(bench.config, made.tasks, ROUTERS, tasks(count))
+        results = Topics(bench.config, {made.results: ROUTERS})
+        with start(bench, engine, made) as process:
+            try:
+                curve = watch(results, count, lambda: process.running)
+            except TimeoutError as error:
+                raise Absent(f"{error}; it said: {process.tail(3)}") from None
+            cpu = cpu_seconds(process.pid)
+        check(bench, made, count, time.monotonic() + LIMIT_S)
+    return {
+        "tasks": count,
+        "tasks_per_s": rate(curve, count, 0.1),
+        "cold_per_s": count / (curve[-1][0] - process.begun),
+        "first_s": curve[1][0] - process.begun,
+        "cpu_s": cpu,
     }
-    return {"workers": len(names), "rate": rate, "tasks": len(took), **figures}
 
 
-def _send_steadily(workers: Workers, rate: int, sent: list[int]) -> None:
-    producer = Producer(
-        {
-            **workers.config,
-            "partitioner": "murmur2_random",
-            "linger.ms": 0,
-            "enable.idempotence": True,
-            "delivery.report.only.error": True,
-        }
-    )
-    topic, rng = f"{workers.namespace}.tasks", random.Random(1)
-    begun = time.perf_counter()
-    number = 0
-    while number < len(sent):
-        if number < (time.perf_counter() - begun) * rate:
-            key, value = task(rng, number, '"amount":1')
-            sent[number] = time.time_ns()
-            producer.produce(topic, value, key)
-            number += 1
-        else:
-            producer.poll(0)
-            time.sleep(_SLOT_S)
-    producer.flush(60)
-
-
-def _receive(workers: Workers, sent: list[int], *, warm: int) -> list[float]:
-    consumer = Consumer(
-        {
-            **workers.config,
-            "group.id": "holdfast-bench",
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-        }
-    )
-    topic = f"{workers.namespace}.results"
-    consumer.assign([TopicPartition(topic, part, OFFSET_BEGINNING) for part in range(workers.settings.routers)])
-    took: list[float] = []
-    got, deadline = 0, time.monotonic() + LIMIT_S
-    while got < len(sent):
-        assert time.monotonic() < deadline, f"{got} of {len(sent)} results\n{workers.logs()}"
-        message = consumer.poll(0.2)
-        if message is None or message.error() is not None:
+def judge(samples: Sequence[Sample]) -> list[Measurement]:
+    found = []
+    for engine in PATH[1:]:
+        goal = None if engine.key == "loop" else Goal("≥", 1.0, of_ratio=True)
+        absent = of(samples, "absent", engine=engine.key)
+        if absent:
+            found.append(Measurement("whole path", "tasks/s", peer=engine.name, goal=goal, absent=absent[-1]["why"]))
             continue
-        now = time.time_ns()
-        got += 1
-        number = int(orjson.loads(message.value() or b"")["task"])
-        if number >= warm:
-            took.append((now - sent[number]) / 1e6)
-    consumer.close()
-    return took
+        for kind, limit in (("tasks_per_s", goal), ("cold_per_s", None)):
+            pairs = [
+                (own[kind], peer[kind])
+                for peer in of(samples, "run", engine=engine.key)
+                for own in of(samples, "run", engine=OURS, round=peer["round"])
+            ]
+            if pairs:
+                name = "whole path" if limit or kind == "tasks_per_s" else "whole path, cold"
+                found.append(compared(name, "tasks/s", pairs, engine.name, goal=limit))
+    return found
+
+
+def plot(samples: Sequence[Sample], pyplot: Any) -> Any:
+    keys = [engine.key for engine in PATH if of(samples, "run", engine=engine.key)]
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for index, key in enumerate(keys):
+        runs = [run["tasks_per_s"] / 1000 for run in of(samples, "run", engine=key)]
+        axes.bar(index, sorted(runs)[len(runs) // 2], 0.6, color="tab:blue")
+        axes.plot([index] * len(runs), runs, "k.", markersize=4)
+    axes.set_xticks(range(len(keys)), keys, rotation=20)
+    axes.set_ylabel("thousand tasks a second")
+    axes.set_title("Whole path: median and single runs")
+    return figure

@@ -1,95 +1,150 @@
-"""The reference job: route by keyed state and count per tenant, exactly once; every output record is checked."""
+"""The reference job: route by keyed state and count per tenant, exactly once; every output record is checked.
 
-import os
+Four input partitions with preloaded records of about 95 bytes of JSON, 1,000 tenants. For each record: the tenant's
+placement from keyed state, its sequence + 1 in state with a changelog, the same bytes with the sequence in front to
+one of 8 partitions by placement, the session as key. All engines write the same bytes.
+
+``cold``: records a second from the start of the process to the last committed record. ``warm``: after the first half.
+"""
+
 import random
-import subprocess
-import sys
-import time
 import zlib
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka import Consumer, TopicPartition
 
-from app.observe.reading import end_offsets
+from tests.benchmarks.bench import Bench, Process, cpu_seconds
+from tests.benchmarks.kafka import Config, Topics, preload, rate, watch
+from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, of
+from tests.benchmarks.peers.engines import OURS, REFERENCE, Absent, Engine, variables, wanted
 from tests.benchmarks.reference_worker import INPUTS, OUTPUTS
+from tests.benchmarks.rounds import rounds
 
+NAME: Final = "reference"
+ABOUT: Final = "the reference job, one worker, exactly once"
 TENANTS: Final = 1_000
-LIMIT_S: Final = 300.0
-QUIET_S: Final = 1.5
-POLL_S: Final = 0.02
+PARSED: Final = ("streams-memory", "streams-cached")
 
 
-def run(bootstrap: str, directory: Path, count: int) -> dict[str, Any]:
-    """Time from the worker's first record to the last committed one, both ends on this machine's clock."""
-    namespace = f"reference-{time.time_ns()}"
-    config = {"bootstrap.servers": bootstrap}
-    _create(config, namespace)
-    _preload(config, f"{namespace}.in", count)
-    command = [sys.executable, "-m", "tests.benchmarks.reference_worker", namespace]
-    environment = {**os.environ, "HOLDFAST_BOOTSTRAP": bootstrap, "HOLDFAST_STATE_DIR": str(directory)}
-    log = directory / f"{namespace}.log"
-    with log.open("w") as errors:
-        worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
-    try:
-        assert worker.stdout is not None
-        begun = float(worker.stdout.readline().split()[1])
-        ended = _watch(config, f"{namespace}.out", count)
-    finally:
-        worker.terminate()
-        worker.wait(20)
-    _check(config, f"{namespace}.out", count)
-    return {"records": count, "seconds": round(ended - begun, 2), "records_per_s": round(count / (ended - begun))}
+def measure(bench: Bench) -> Iterator[Sample]:
+    counts = {engine.records(bench.options.records) for engine in wanted(REFERENCE, bench.options.engines)}
+    inputs = {count: _inputs(bench, count) for count in sorted(counts)}
+
+    def run(engine: Engine) -> Sample:
+        count = engine.records(bench.options.records)
+        return _run(bench, engine, count, inputs[count])
+
+    yield from rounds(bench, wanted(REFERENCE, bench.options.engines), run)
+    for name in inputs.values():
+        Topics(bench.config, {name: INPUTS}).delete()
 
 
-def _create(config: dict[str, str], namespace: str) -> None:
-    compact = {"cleanup.policy": "compact"}
-    wanted = [
-        NewTopic(f"{namespace}.in", INPUTS, 1),
-        NewTopic(f"{namespace}.out", OUTPUTS, 1),
-        NewTopic(f"{namespace}.sequences-changelog", INPUTS, 1, config=compact),
-        NewTopic(f"{namespace}.suspects", 1, 1, config=compact),
-    ]
-    admin = AdminClient({**config})
-    for future in admin.create_topics(wanted).values():
-        future.result(30)
+def judge(samples: Sequence[Sample]) -> list[Measurement]:
+    found = []
+    for engine in REFERENCE[1:]:
+        absent = of(samples, "absent", engine=engine.key)
+        for kind, goal in _goals(engine).items():
+            name = f"reference job, {kind}"
+            if absent:
+                found.append(Measurement(name, "records/s", peer=engine.name, goal=goal, absent=absent[-1]["why"]))
+            elif of(samples, "run", engine=engine.key):
+                theirs = kind if engine.most is None else "steady"
+                pairs = _pairs(samples, engine.key, kind, theirs)
+                note = f"{engine.name} without its start, on fewer records" if engine.most is not None else ""
+                found.append(compared(name, "records/s", pairs, engine.name, goal=goal, note=note))
+    return found
 
 
-def _preload(config: dict[str, str], topic: str, count: int) -> None:
-    producer = Producer({**config, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
+def _goals(engine: Engine) -> dict[str, Goal | None]:
+    if engine.key in PARSED:
+        return {"cold": Goal("≥", 2.0, of_ratio=True), "warm": Goal("≥", 1.4, of_ratio=True)}
+    if engine.key == "loop":
+        return {"cold": Goal("≥", 0.7, of_ratio=True), "warm": Goal("≥", 0.7, of_ratio=True)}
+    if engine.key == "quix":
+        return {"cold": Goal("≥", 15.0, of_ratio=True)}
+    return {"cold": None} if engine.most is not None else {"cold": None, "warm": None}
+
+
+def _pairs(samples: Sequence[Sample], key: str, ours: str, theirs: str) -> Iterator[tuple[float, float]]:
+    for peer in of(samples, "run", engine=key):
+        for own in of(samples, "run", engine=OURS, round=peer["round"]):
+            yield own[f"{ours}_per_s"], peer[f"{theirs}_per_s"]
+
+
+def plot(samples: Sequence[Sample], pyplot: Any) -> Any:
+    keys = [engine.key for engine in REFERENCE if of(samples, "run", engine=engine.key)]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for offset, kind in ((-0.2, "cold"), (0.2, "warm")):
+        for index, key in enumerate(keys):
+            runs = [run[f"{kind}_per_s"] / 1000 for run in of(samples, "run", engine=key)]
+            colour = "tab:blue" if kind == "cold" else "tab:orange"
+            axes.bar(
+                index + offset, sorted(runs)[len(runs) // 2], 0.38, color=colour, label=kind if not index else None
+            )
+            axes.plot([index + offset] * len(runs), runs, "k.", markersize=4)
+    axes.set_xticks(range(len(keys)), keys, rotation=20)
+    axes.set_ylabel("thousand records a second")
+    axes.set_title("Reference job: median and single runs")
+    axes.legend()
+    return figure
+
+
+def _inputs(bench: Bench, count: int) -> str:
+    bench.say(f"{NAME}: {count:,} records are written")
+    topic = f"{bench.name('in')}-{count}"
+    Topics(bench.config, {topic: INPUTS}).create()
+    preload(bench.config, topic, INPUTS, _records(count))
+    return topic
+
+
+def _records(count: int) -> Iterator[tuple[int, bytes, bytes]]:
     rng = random.Random(7)
-    for number in range(count):
-        tenant = b"t%04d" % rng.randrange(TENANTS)
+    tenants = [b"t%04d" % number for number in range(TENANTS)]
+    partitions = {tenant: zlib.crc32(tenant[::-1]) % INPUTS for tenant in tenants}
+    for number, tenant in enumerate(rng.choices(tenants, k=count)):
         value = b'{"tenant":"%b","session":"%032x","op":"decode","n":%d}' % (tenant, rng.getrandbits(128), number)
-        producer.produce(topic, value, tenant, zlib.crc32(tenant[::-1]) % INPUTS)
-        if number % 1_000 == 0:
-            producer.poll(0)
-    assert producer.flush(120) == 0
+        yield partitions[tenant], tenant, value
 
 
-def _watch(config: dict[str, str], topic: str, count: int) -> float:
-    """When the last record was committed: the stable ends have covered all records and stand still."""
-    deadline = time.monotonic() + LIMIT_S
-    last, moved = 0, time.time()
-    while time.monotonic() < deadline:
-        total = sum(end_offsets(config, [topic], deadline=deadline).values())
-        if total != last:
-            last, moved = total, time.time()
-        if last >= count and time.time() - moved > QUIET_S:
-            return moved
-        time.sleep(POLL_S)
-    raise TimeoutError(f"{last} of {count} records after {LIMIT_S:g} s")
+def _run(bench: Bench, engine: Engine, count: int, source: str) -> Sample:
+    run = bench.name(f"reference-{engine.key}")
+    out, changelog = f"{run}.out", f"{run}.changelog"
+    compacted = {changelog: INPUTS}
+    if engine.key == OURS:
+        compacted = {f"{run}.sequences-changelog": INPUTS, f"{run}.suspects": 1}
+    made = Topics(bench.config, {out: OUTPUTS, **compacted})
+    made.create(compacted=compacted)
+    names = {"IN": source, "OUT": out, "CHANGELOG": changelog}
+    environment = variables(engine, bench.bootstrap, run, bench.scratch / run, names)
+    topics = Topics(bench.config, {out: OUTPUTS})
+    with Process(engine.prepare(bench.tools), environment, bench.scratch / f"{run}.log") as process:
+        try:
+            curve = watch(topics, count, lambda: process.running)
+        except TimeoutError as error:
+            raise Absent(f"{error}; it said: {process.tail(3)}"[:400]) from None
+        cpu = cpu_seconds(process.pid)
+    _check(bench.config, out, count)
+    made.delete(also=run)
+    ended = curve[-1][0]
+    return {
+        "records": count,
+        "cold_per_s": count / (ended - process.begun),
+        "warm_per_s": rate(curve, count, 0.5),
+        "steady_per_s": rate(curve, count, 0.1),
+        "first_s": curve[1][0] - process.begun,
+        "seconds": ended - process.begun,
+        "cpu_s": cpu,
+    }
 
 
-def _check(config: dict[str, str], topic: str, count: int) -> None:
-    """Every record once, at the right partition, sequences of each tenant whole and in order."""
+def _check(config: Config, topic: str, count: int) -> None:
+    """Every record once, at the right partition, the sequences of each tenant whole and in order."""
     options = {**config, "group.id": "check", "isolation.level": "read_committed", "enable.partition.eof": True}
-    consumer = Consumer({**options, "enable.auto.commit": False})
+    consumer = Consumer({**options, "enable.auto.commit": False, "queued.max.messages.kbytes": 262_144})
     consumer.assign([TopicPartition(topic, number, 0) for number in range(OUTPUTS)])
-    sequences: dict[str, int] = {}
+    sequences: dict[bytes, int] = {}
+    places: dict[bytes, int] = {}
     seen = bytearray(count)
     open_ends = OUTPUTS
     while open_ends:
@@ -98,13 +153,17 @@ def _check(config: dict[str, str], topic: str, count: int) -> None:
                 open_ends -= 1
                 continue
             prefix, _, value = (message.value() or b"").partition(b"|")
-            record = orjson.loads(value)
-            tenant = record["tenant"]
-            assert message.partition() == zlib.crc32(tenant.encode()) % OUTPUTS
-            assert message.key() == record["session"].encode()
-            assert int(prefix) == sequences.get(tenant, 0) + 1
-            sequences[tenant] = int(prefix)
-            assert not seen[record["n"]]
-            seen[record["n"]] = 1
+            # The form of the input is our own, so its fields are where they were written.
+            tenant, session, number = value[11:16], value[29:61], int(value[81:-1])
+            place = places.get(tenant)
+            if place is None:
+                place = places[tenant] = zlib.crc32(tenant) % OUTPUTS
+            expected = sequences.get(tenant, 0) + 1
+            assert message.partition() == place, f"{tenant!r} in partition {message.partition()}"
+            assert message.key() == session
+            assert int(prefix) == expected, f"{tenant!r}: {prefix!r} after {expected - 1}"
+            sequences[tenant] = expected
+            assert not seen[number], f"record {number} twice"
+            seen[number] = 1
     consumer.close()
-    assert sum(seen) == count
+    assert sum(seen) == count, f"{count - sum(seen)} records lost"

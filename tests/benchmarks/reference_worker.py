@@ -1,12 +1,13 @@
-"""The reference job as an agent on the shipped engine: `python -m tests.benchmarks.reference_worker NAMESPACE`.
+"""The reference job as an agent on the shipped engine: ``python -m tests.benchmarks.reference_worker``.
 
-Per record of ``NS.in``: the tenant's placement from its row (first seen: CRC-32), its sequence + 1 in the same row,
-the same bytes to ``NS.out`` at the partition of the placement, with the session as key and the sequence as prefix.
+Per record of the topic in ``PEER_IN``: the tenant's placement from its row (first seen: CRC-32), its sequence + 1
+in the same row, the same bytes to ``PEER_OUT`` at the partition of the placement, with the session as key and the
+sequence as prefix.
 Membership, assignor, standbys, changelog, unit of work and Faust above them are those of every worker.
 """
 
 import asyncio
-import sys
+import os
 import tempfile
 import time
 import zlib
@@ -38,12 +39,8 @@ class Sequencer:
         self._rows = place.rows["sequences"]
         self._tenants: dict[bytes, list[int]] = {}
         self._dirty: set[bytes] = set()
-        self._begun = False
 
     def perform(self, batch: Batch, until: float) -> None:
-        if not self._begun:
-            self._begun = True
-            print(f"FIRST {time.time()}", flush=True)
         unit = self._engine.unit
         outputs = [unit.output(self._topic, number).append for number in range(OUTPUTS)]
         find, touch = self._tenants.get, self._dirty.add
@@ -100,9 +97,10 @@ def attach(app: faust.App, topic: str) -> None:
     app.agent(app.topic(topic, key_serializer="raw", value_serializer="raw"), name="sequencer")(sequence)
 
 
-async def serve(namespace: str, directory: str) -> None:
-    settings, _ = load(None, {"namespace": namespace})
-    topic = f"{namespace}.in"
+async def serve(directory: str) -> None:
+    settings, _ = load(None, {})
+    namespace = settings.namespace
+    topic, target = os.environ["PEER_IN"], os.environ["PEER_OUT"]
     engine = Engine(
         EngineOptions(
             name="w1",
@@ -123,7 +121,7 @@ async def serve(namespace: str, directory: str) -> None:
             membership_client=membership_client(settings, "w1"),
         )
     )
-    engine.residents = {"router": lambda place: Sequencer(engine, place, f"{namespace}.out")}
+    engine.residents = {"router": lambda place: Sequencer(engine, place, target)}
     app = create_app(f"{namespace}.workers", "w1", directory)
     attach(app, topic)
     await app.start()
@@ -137,4 +135,4 @@ async def serve(namespace: str, directory: str) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "faust").mkdir()
-        asyncio.run(serve(sys.argv[1], str(Path(scratch) / "faust")))
+        asyncio.run(serve(str(Path(scratch) / "faust")))

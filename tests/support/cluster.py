@@ -100,7 +100,8 @@ class Worker:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
-        return "\n".join([f"--- end of {self.log}", *self.text().splitlines()[-lines:]])
+        state = "runs" if self.running else f"ended with {self.process.returncode}"
+        return "\n".join([f"--- end of {self.log}, worker {state}", *self.text().splitlines()[-lines:]])
 
     def get(self, path: str, timeout: float = 5.0) -> tuple[int, Any]:
         """Return status and JSON body of an HTTP request to this worker; status 0 when nobody answers."""

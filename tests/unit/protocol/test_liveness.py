@@ -16,7 +16,6 @@ from app.protocol.liveness import (
     Closed,
     Dead,
     Departed,
-    Effect,
     Event,
     Left,
     Peer,
@@ -28,31 +27,29 @@ from app.protocol.liveness import (
     step,
 )
 
-RECONNECT = (Effect.RECONNECT,)
-DECLARE = (Effect.DECLARE_DEAD,)
 SOON = Tick(10.5, 10.25)
 LATE = Tick(10.0 + SILENCE_S, 9.9 + SILENCE_S)
 STALLED = Tick(20.0, 20.0 - STALL_S)
 
 CASES: list[tuple[Peer, Event, Step]] = [
     (Unknown(), Beat(10.0), Step(Alive(10.0))),
-    (Unknown(), Closed(), Step(Unknown(), RECONNECT)),
-    (Unknown(), Refused(), Step(Unknown(), RECONNECT)),
+    (Unknown(), Closed(), Step(Unknown())),
+    (Unknown(), Refused(), Step(Unknown())),
     (Unknown(), Left(), Step(Departed())),
     (Unknown(), LATE, Step(Unknown())),
     (Alive(10.0), Beat(11.0), Step(Alive(11.0))),
-    (Alive(10.0), Closed(), Step(Broken(10.0), RECONNECT)),
-    (Alive(10.0), Refused(), Step(Dead(), DECLARE)),
+    (Alive(10.0), Closed(), Step(Broken(10.0))),
+    (Alive(10.0), Refused(), Step(Dead(), declare_dead=True)),
     (Alive(10.0), Left(), Step(Departed())),
     (Alive(10.0), SOON, Step(Alive(10.0))),
-    (Alive(10.0), LATE, Step(Dead(), DECLARE)),
+    (Alive(10.0), LATE, Step(Dead(), declare_dead=True)),
     (Alive(10.0), STALLED, Step(Alive(20.0))),
     (Broken(10.0), Beat(11.0), Step(Alive(11.0))),
-    (Broken(10.0), Closed(), Step(Broken(10.0), RECONNECT)),
-    (Broken(10.0), Refused(), Step(Dead(), DECLARE)),
+    (Broken(10.0), Closed(), Step(Broken(10.0))),
+    (Broken(10.0), Refused(), Step(Dead(), declare_dead=True)),
     (Broken(10.0), Left(), Step(Departed())),
     (Broken(10.0), SOON, Step(Broken(10.0))),
-    (Broken(10.0), LATE, Step(Dead(), DECLARE)),
+    (Broken(10.0), LATE, Step(Dead(), declare_dead=True)),
     (Broken(10.0), STALLED, Step(Broken(20.0))),
     *(
         (peer, event, Step(peer))
@@ -99,7 +96,7 @@ def test_a_worker_that_beats_in_time_is_never_declared_dead(events: list[object]
             happened = Tick(now, last_tick)
             last_tick = now
         decided = step(peer, happened)
-        assert Effect.DECLARE_DEAD not in decided.effects
+        assert not decided.declare_dead
         peer = decided.peer
 
 
