@@ -21,6 +21,16 @@ EMPTY = b"{}"
 
 
 @dataclass(slots=True)
+class Copied:
+    """Rows and bytes of moving tenants that have left a worker's servers, and that have come, since its start."""
+
+    rows_out: int = 0
+    bytes_out: int = 0
+    rows_in: int = 0
+    bytes_in: int = 0
+
+
+@dataclass(slots=True)
 class Entry:
     """One task at a server: its place in ``tasks``, its bytes, and what they say.
 
@@ -133,6 +143,11 @@ class ServerContext:
     pool: Executor
     watchdog: Watchdog
     announcements: Announcements
+
+    copying: set[tuple[int, str]] = field(default_factory=set)
+    """Tenants that are copied from servers of this worker now, by server."""
+
+    copied: Copied = field(default_factory=Copied)
 
     trials: set[object] = field(default_factory=set)
     """Whoever performs something alone now, or waits to: no retry begins beside it, or one is convicted for another."""

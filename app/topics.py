@@ -127,8 +127,10 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.suspects, 1),
         (names.changelog("placements"), routers),
         (names.changelog("parked"), routers),
+        (names.changelog("outcomes"), routers),
         (names.changelog("sessions"), servers),
         (names.changelog("waiting"), servers),
+        (names.changelog("handoffs"), servers),
     ]
     return [
         *(TopicSpec(name, count, _kept(size, milliseconds)) for name, count, size, milliseconds in kept),

@@ -32,6 +32,9 @@ SWEEP = b"sweep\0"
 UNMARK = b"unmark\0"
 MEASURE = b"measure\0"
 
+CHORES = (UNMARK, SWEEP, MEASURE)
+"""The prefixes of rows that say what is to be done in the background."""
+
 
 def tenant_key(tenant: str) -> bytes:
     return TENANT + tenant.encode()
@@ -48,6 +51,10 @@ def sweep_key(tenant: str, epoch: int) -> bytes:
 
 def unmark_key(tenant: str, epoch: int) -> bytes:
     return b"%b%b\0%d" % (UNMARK, tenant.encode(), epoch)
+
+
+def measure_key(tenant: str, command: str) -> bytes:
+    return b"%b%b\0%b" % (MEASURE, tenant.encode(), command.encode(errors="replace"))
 
 
 def swept(key: bytes) -> tuple[str, int]:

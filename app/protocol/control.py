@@ -2,8 +2,8 @@
 
 | topic | from | to | records |
 |---|---|---|---|
-| ``work[s]`` | routers | server s | Wakeup, Prepare, Cut, Commit, Abort, Placed, Measure |
-| ``commands[r]`` | servers | router r | Ready, Progress, Installed, Refused, Measured |
+| ``work[s]`` | routers | server s | Wakeup, Prepare, Cut, Commit, Abort, Placed, Measure, Drain |
+| ``commands[r]`` | servers | router r | Ready, Progress, Installed, Refused, Measured, Drained |
 | ``handoffs[s]`` | servers | server s | chunks of rows (:mod:`app.protocol.chunks`), Complete, Received |
 | ``delay[r]`` | router r, servers | router r | Wakeup and ParkedDue with the time they fall due, parked tasks |
 
@@ -108,6 +108,15 @@ class Measure:
     target: int
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Order the migration of every tenant that lives at ``server``, some at a time; the command is ``id``."""
+
+    id: str
+    server: int
+    router: int
+
+
 # -- migrations: servers to a router ----------------------------------------------------------------------------------
 
 
@@ -166,6 +175,16 @@ class Measured:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The answer to :class:`Drain`: how many tenants have left, and those that could not be moved."""
+
+    id: str
+    server: int
+    moved: int
+    failed: tuple[str, ...]
+
+
 # -- migrations: between servers --------------------------------------------------------------------------------------
 
 
@@ -213,18 +232,20 @@ Control: TypeAlias = (
     | Abort
     | Placed
     | Measure
+    | Drain
     | Ready
     | Progress
     | Installed
     | Refused
     | Measured
+    | Drained
     | Complete
     | Received
     | ParkedDue
 )
 
 TO_SERVER: TypeAlias = Prepare | Cut | Commit | Abort | Placed | Measure
-TO_ROUTER: TypeAlias = Ready | Progress | Installed | Refused | Measured
+TO_ROUTER: TypeAlias = Ready | Progress | Installed | Refused | Measured | Drained
 
 KEYS: dict[type, bytes] = {
     Wakeup: WAKE_KEY,
@@ -234,11 +255,13 @@ KEYS: dict[type, bytes] = {
     Abort: b"!abort",
     Placed: b"!placed",
     Measure: b"!measure",
+    Drain: b"!drain",
     Ready: b"!ready",
     Progress: b"!progress",
     Installed: b"!installed",
     Refused: b"!refused",
     Measured: b"!measured",
+    Drained: b"!drained",
     Complete: b"!complete",
     Received: b"!received",
     ParkedDue: b"!due",

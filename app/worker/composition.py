@@ -13,6 +13,7 @@ import orjson
 
 from agents import router, server
 from agents.cells import Cell, Entry, ServerContext
+from agents.release import DelayReader
 from agents.suspicion import Vigilance
 from app import topics
 from app.engine.driver import EngineConsumer, create_app
@@ -26,7 +27,7 @@ from app.protocol.backup_order import backup_order
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.worker.local import membership_client, open_stores, worker_directory
-from tables import placements, sessions, waiting
+from tables import handoffs, outcomes, parked, placements, sessions, waiting
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 POOL_THREADS = 32
@@ -41,13 +42,13 @@ def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
             "router",
             settings.routers,
             (names.tasks, names.commands, names.delay),
-            {placements.NAME: names.changelog(placements.NAME)},
+            {table: names.changelog(table) for table in (placements.NAME, parked.NAME, outcomes.NAME)},
         ),
         PlaceKind(
             "server",
             settings.servers,
             (names.work, names.handoffs),
-            {sessions.NAME: names.changelog(sessions.NAME), waiting.NAME: names.changelog(waiting.NAME)},
+            {table: names.changelog(table) for table in (sessions.NAME, waiting.NAME, handoffs.NAME)},
         ),
     ]
 
@@ -133,7 +134,22 @@ class Worker:
         """Register the agents, and how each makes its part for a place that opens."""
         settings, names = self.settings, self._names
         up = frozenset(range(settings.servers))
-        routing = router.RouterContext(engine, names, settings.routers, settings.servers, up)
+        routing = router.RouterContext(
+            engine=engine,
+            names=names,
+            routers=settings.routers,
+            servers=settings.servers,
+            up=up,
+            reader=lambda number: DelayReader(
+                engine.options.kafka,
+                f"{names.group}-delay",
+                names.delay,
+                number,
+                max_record_bytes=engine.options.max_record_bytes,
+            ),
+            delay_ms=round(settings.delay * 1000),
+            timeout_ms=round(settings.migration_timeout * 1000),
+        )
         serving = ServerContext(
             engine=engine,
             names=names,
