@@ -164,6 +164,10 @@ class Engine:
             log.info("joining the group again")
             self._membership.rejoin()
 
+    async def fence(self, transactional_id: str) -> None:
+        """End what a worker that is gone left open, and refuse what it may still send."""
+        await asyncio.wrap_future(self._membership.fence(transactional_id))
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
