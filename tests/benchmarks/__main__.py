@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -113,4 +114,6 @@ def _machine() -> dict[str, str | int | None]:
 
 
 if __name__ == "__main__":
+    # Whoever ends a run ends its workers and its broker too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     sys.exit(main())

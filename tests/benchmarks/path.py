@@ -60,7 +60,7 @@ def way(bench: Bench, engine: Engine, what: str) -> Iterator[Way]:
     partitions = {made.tasks: ROUTERS, made.work: SERVERS, made.results: ROUTERS, made.changelog: SERVERS}
     topics = Topics(bench.config, partitions)
     if engine.key == OURS:
-        settings = Settings(bootstrap=bench.bootstrap, namespace=made.run)  # type: ignore[call-arg]
+        settings = Settings(bootstrap=bench.bootstrap, namespace=made.run)
         ensure(connect(settings), settings)
     else:
         topics.create(compacted=[made.changelog])
