@@ -24,6 +24,7 @@ from tests.benchmarks.rounds import rounds
 NAME: Final = "reference"
 ABOUT: Final = "the reference job, one worker, exactly once"
 TENANTS: Final = 1_000
+MEANT: Final = 2_000_000
 PARSED: Final = ("streams-memory", "streams-cached")
 
 
@@ -42,9 +43,12 @@ def measure(bench: Bench) -> Iterator[Sample]:
 
 def judge(samples: Sequence[Sample]) -> list[Measurement]:
     found = []
+    # A start weighs more in a shorter run, on both sides.
+    enough = min((run["records"] for run in of(samples, "run", engine=OURS)), default=0) >= MEANT
     for engine in REFERENCE[1:]:
         absent = of(samples, "absent", engine=engine.key)
-        for kind, goal in _goals(engine).items():
+        for kind, limit in _goals(engine).items():
+            goal = limit if enough or engine.most is not None else None
             name = f"reference job, {kind}"
             if absent:
                 found.append(Measurement(name, "records/s", peer=engine.name, goal=goal, absent=absent[-1]["why"]))
