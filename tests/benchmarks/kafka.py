@@ -16,6 +16,7 @@ QUIET_S: Final = 1.5
 POLL_S: Final = 0.02
 _CHUNK: Final = 5_000
 _QUEUE: Final = 1_000_000
+_KEPT: Final = 60
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _COMPACT: Final = {"cleanup.policy": "compact"}
 
@@ -99,6 +100,12 @@ def rate(curve: Curve, count: int, share: float) -> float:
     # A run so short that one commit holds nearly all of it is measured from the commit before.
     start = curve[min(index, len(curve) - 2)]
     return (end - start[1]) / end * count / max(curve[-1][0] - start[0], 1e-3)
+
+
+def thinned(curve: Curve, begun: float) -> list[tuple[float, float]]:
+    """Return some of the points, to be kept with the figures: seconds since ``begun``, share of all records."""
+    step = max(1, len(curve) // _KEPT)
+    return [(round(moment - begun, 2), round(total / curve[-1][1], 4)) for moment, total in curve[::step]]
 
 
 def preload(config: Config, topic: str, partitions: int, records: Iterable[tuple[int, bytes, bytes]]) -> None:

@@ -18,7 +18,7 @@ from app.protocol.murmur2 import partition_of
 from app.settings import Settings
 from app.topics import connect, ensure
 from tests.benchmarks.bench import Bench, Process, cpu_seconds
-from tests.benchmarks.kafka import LIMIT_S, Topics, preload, rate, watch
+from tests.benchmarks.kafka import LIMIT_S, Topics, preload, rate, thinned, watch
 from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, of
 from tests.benchmarks.peers.engines import OURS, PATH, Absent, Engine, variables, wanted
 from tests.benchmarks.rounds import rounds
@@ -135,6 +135,7 @@ def _run(bench: Bench, engine: Engine) -> Sample:
         "cold_per_s": count / (curve[-1][0] - process.begun),
         "first_s": curve[1][0] - process.begun,
         "cpu_s": cpu,
+        "curve": thinned(curve, process.begun),
     }
 
 
