@@ -1,7 +1,9 @@
 """Topics, their ends and their contents, for all benchmarks."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
 from confluent_kafka import IsolationLevel, KafkaException, Producer, TopicPartition
@@ -136,3 +138,14 @@ def preload(config: Config, topic: str, partitions: int, records: Iterable[tuple
     for number in range(partitions):
         send(number)
     assert producer.flush(120) == 0, "the broker does not confirm"
+
+
+@contextmanager
+def preloading(
+    config: Config, topic: str, partitions: int, records: Iterable[tuple[int, bytes, bytes]]
+) -> Iterator[None]:
+    """Write records in a thread, so that the caller sees what becomes of them from the first on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="preload") as pool:
+        future = pool.submit(preload, config, topic, partitions, records)
+        yield
+        future.result()
