@@ -20,7 +20,6 @@ from tables.sessions import SessionRow
 EMPTY = b"{}"
 
 
-@dataclass(slots=True)
 class Entry:
     """One task at a server: its place in ``tasks``, its bytes, and what they say.
 
@@ -29,17 +28,22 @@ class Entry:
     ``carried``: a suspicion about it is stored.
     """
 
-    partition: int
-    offset: int
-    value: bytes
-    task_id: str
-    kind: str
-    payload: dict[str, Any]
-    arrival: int = 0
-    saved: bool = False
-    changed: bool = False
-    restored: bool = False
-    carried: bool = False
+    # Of one that does not wait these stay as they are here: it is made, performed and forgotten a million times.
+    arrival = 0
+    saved = False
+    changed = False
+    restored = False
+    carried = False
+
+    def __init__(
+        self, partition: int, offset: int, value: bytes, task_id: str, kind: str, payload: dict[str, Any]
+    ) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.value = value
+        self.task_id = task_id
+        self.kind = kind
+        self.payload = payload
 
     def __str__(self) -> str:
         return f"task {self.task_id} ({self.kind})"

@@ -190,14 +190,15 @@ class Line:
 
     def run_inline(self, cell: Cell, entry: Entry, handler: Handler, attempt: int) -> Ending:
         """Run a handler here and now, watched: it cannot be cancelled."""
+        context = self._context
         session: Session[Any] = Session(
-            cell.tenant, cell.session, self._server, entry.task_id, attempt, cell.current_state()
+            cell.tenant, cell.session, self._server, entry.task_id, attempt, cell.state or cell.current_state()
         )
-        watchdog = self._context.watchdog
+        watchdog = context.watchdog
         watchdog.current = (self._vigilance, cell, entry)
-        ending = run_inline(handler, session, entry.payload, self._context.limit)
+        ending = run_inline(handler, session, entry.payload, context.limit)
         watchdog.current = None
-        if not isinstance(ending, Done):
+        if type(ending) is not Done:
             cell.spoil()
         return ending
 
