@@ -16,6 +16,7 @@ from app.protocol.murmur2 import partition_of
 from app.protocol.sessions import Queue
 from app.topics import Names
 from tables.sessions import SessionRow
+from tables.waiting import WaitingRow
 
 EMPTY = b"{}"
 
@@ -30,7 +31,6 @@ class Copied:
     bytes_in: int = 0
 
 
-@dataclass(slots=True)
 class Entry:
     """One task at a server: its place in ``tasks``, its bytes, and what they say.
 
@@ -39,20 +39,32 @@ class Entry:
     ``carried``: a suspicion about it is stored.
     """
 
-    partition: int
-    offset: int
-    value: bytes
-    task_id: str
-    kind: str
-    payload: dict[str, Any]
-    arrival: int = 0
-    saved: bool = False
-    changed: bool = False
-    restored: bool = False
-    carried: bool = False
+    # Of one that does not wait these stay as they are here: it is made, performed and forgotten a million times.
+    arrival = 0
+    saved = False
+    changed = False
+    restored = False
+    carried = False
+
+    def __init__(
+        self, partition: int, offset: int, value: bytes, task_id: str, kind: str, payload: dict[str, Any]
+    ) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.value = value
+        self.task_id = task_id
+        self.kind = kind
+        self.payload = payload
 
     def __str__(self) -> str:
         return f"task {self.task_id} ({self.kind})"
+
+
+def read_again(row: WaitingRow) -> Entry:
+    """The task of a waiting row."""
+    task = orjson.loads(row.task)
+    task_id = task.get("id") or f"{row.partition}/{row.offset}"
+    return Entry(row.partition, row.offset, row.task, task_id, task["type"], task["payload"])
 
 
 class Cell:

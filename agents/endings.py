@@ -6,7 +6,9 @@ import orjson
 
 from agents.cells import Cell, Entry, ServerContext
 from agents.performing import Done, Failed
+from app.engine.unit_of_work import Unit
 from app.errors import LocalProtocolError, RecordError
+from app.handlers import Outbox
 from app.protocol.murmur2 import partition_of
 from app.records import parse_task
 
@@ -20,45 +22,59 @@ class Endings:
     def __init__(self, context: ServerContext, server: int) -> None:
         self._context = context
         self._server = server
+        self._kinds = {kind: orjson.dumps(kind) for kind in context.handlers}
+        self._place = b',"server":%d,"worker":%b,"sequence":' % (server, context.worker)
+        self._unit: Unit | None = None
+        self._results: list[list[dict[str, Any]]] = []
 
     def conclude(self, cell: Cell, entry: Entry, ending: Done | Failed, attempts: int) -> None:
         """The task has ended: count it, keep its state, write its result, and whatever it sent or failed with."""
         cell.sequence += 1
         record = b""
-        if isinstance(ending, Done):
+        if type(ending) is Done:
+            session = ending.session
             record = self._result(cell, entry, attempts, b'"done"', ending.result, b"null")
-            refused = self._refused(ending, record)
-            if refused is None:
-                self._send(ending)
-                cell.keep(ending.state, ending.session)
-            else:
+            refused = None
+            if session.outbox is not None or len(record) > self._context.limit:
+                refused = self._refused(ending, record)
+            if refused is not None:
                 ending = refused
-        if isinstance(ending, Failed):
+            else:
+                if session.outbox is not None:
+                    self._send(session.outbox)
+                cell.keep(ending.state, session)
+        if type(ending) is Failed:
             cell.spoil()
             cell.ended = False
             error = orjson.dumps({"type": ending.type, "message": ending.message})
             record = self._result(cell, entry, attempts, b'"failed"', b"null", error)
             self.dead_letter(entry, cell.tenant_key, ending)
-        context = self._context
-        unit = context.engine.unit
-        where = unit.output(context.names.results, cell.results_partition)
-        where.append({"key": cell.tenant_key, "value": record})
+        unit = self._context.engine.unit
+        if unit is not self._unit:
+            self._open(unit)
+        self._results[cell.results_partition].append({"key": cell.tenant_key, "value": record})
         unit.weight += 1
+        unit.size += len(record)
+
+    def _open(self, unit: Unit) -> None:
+        """Results go to these lists until the unit is sealed."""
+        context = self._context
+        self._unit = unit
+        self._results = [unit.output(context.names.results, number) for number in range(context.routers)]
 
     def _result(self, cell: Cell, entry: Entry, attempts: int, status: bytes, result: bytes, error: bytes) -> bytes:
         """A record of ``results``, assembled from parts that are JSON already."""
+        kind = self._kinds.get(entry.kind) or orjson.dumps(entry.kind)
         return (
-            b'{"task":%b%b%b,"status":%b,"result":%b,"error":%b,"server":%d,"worker":%b,"sequence":%d,"attempts":%d,'
-            b'"source":{"partition":%d,"offset":%d}}'
+            b'{"task":%b%b%b,"status":%b,"result":%b,"error":%b%b%d,"attempts":%d,"source":{"partition":%d,"offset":%d}}'
         ) % (
             orjson.dumps(entry.task_id),
             cell.label,
-            orjson.dumps(entry.kind),
+            kind,
             status,
             result,
             error,
-            self._server,
-            self._context.worker,
+            self._place,
             cell.sequence,
             attempts,
             entry.partition,
@@ -97,11 +113,8 @@ class Endings:
             return Failed("TooLarge", f"an emitted record of {size} bytes; {topic} takes {largest}")
         return None
 
-    def _send(self, done: Done) -> None:
+    def _send(self, outbox: Outbox) -> None:
         context = self._context
-        outbox = done.session.outbox
-        if outbox is None:
-            return
         for tenant, task in outbox.tasks:
             where = context.engine.unit.output(context.names.tasks, partition_of(tenant, context.routers))
             where.append({"key": tenant, "value": task})

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from agents.cells import Cell, Entry, ServerContext
+from agents.cells import Cell, Entry, ServerContext, read_again
 from agents.endings import Endings
-from agents.performing import MESSAGE_CHARS, Again, Done, Ending, Failed, run_aside, run_inline
+from agents.performing import Again, Done, Ending, Failed, run_aside, run_inline, unknown
 from agents.suspicion import Verdict, Vigilance
 from app.engine.table import Rows
 from app.handlers import Handler, Session
@@ -190,14 +190,15 @@ class Line:
 
     def run_inline(self, cell: Cell, entry: Entry, handler: Handler, attempt: int) -> Ending:
         """Run a handler here and now, watched: it cannot be cancelled."""
+        context = self._context
         session: Session[Any] = Session(
-            cell.tenant, cell.session, self._server, entry.task_id, attempt, cell.current_state()
+            cell.tenant, cell.session, self._server, entry.task_id, attempt, cell.state or cell.current_state()
         )
-        watchdog = self._context.watchdog
+        watchdog = context.watchdog
         watchdog.current = (self._vigilance, cell, entry)
-        ending = run_inline(handler, session, entry.payload, self._context.limit)
+        ending = run_inline(handler, session, entry.payload, context.limit)
         watchdog.current = None
-        if not isinstance(ending, Done):
+        if type(ending) is not Done:
             cell.spoil()
         return ending
 
@@ -239,7 +240,7 @@ class Line:
         if verdict is not None:
             return self._after(cell, entry, Failed(*verdict), attempt)
         if handler is None:
-            return self._after(cell, entry, Failed("UnknownTask", unknown(entry)), attempt)
+            return self._after(cell, entry, Failed("UnknownTask", unknown(entry.kind)), attempt)
         if handler.inline:
             return self._after(cell, entry, self.run_inline(cell, entry, handler, attempt), attempt)
         self._start_aside(cell, entry, handler, attempt)
@@ -330,9 +331,7 @@ class Line:
             if not live(tenant, waiting_table.epoch_of(key)):
                 continue
             cell = found[tenant, session] = self._find(tenant, session)
-            task = orjson.loads(waits.task)
-            task_id = task.get("id") or f"{waits.partition}/{waits.offset}"
-            entry = Entry(waits.partition, waits.offset, waits.task, task_id, task["type"], task["payload"])
+            entry = read_again(waits)
             entry.arrival = cell.last_arrival = waits.waiting.arrival
             entry.saved = entry.restored = True
             cell.queue = (*cell.queue, waits.waiting)
@@ -401,8 +400,3 @@ class Line:
         self._context.trials.discard(self)
         for task in list(self._aside):
             task.cancel()
-
-
-def unknown(entry: Entry) -> str:
-    """What an unknown task's error says."""
-    return f"no handler is registered for {entry.kind!r} (HANDLERS)"[:MESSAGE_CHARS]

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,8 @@ class ThreadsHangError(Exception):
     """All threads for blocking handlers are lost to handlers that do not return."""
 
 
-class Done(NamedTuple):
+@dataclass(slots=True)
+class Done:
     """``result`` and ``state`` are JSON; what the handler sent is in ``session.outbox``."""
 
     result: bytes
@@ -90,18 +92,24 @@ def conclude(handler: Handler, session: Session[Any], result: Any, limit: int) -
             state = orjson.dumps(session.state)
         else:
             return Failed("BadResult", f"session.state must stay a dict, it is {type(session.state).__name__}")
-        answer = orjson.dumps(result.model_dump(mode="json") if hasattr(result, "model_dump") else result)
+        plain = type(result) is dict or not hasattr(result, "model_dump")
+        answer = orjson.dumps(result if plain else result.model_dump(mode="json"))
     except Exception as error:  # noqa: BLE001 - a model's own code may fail in any way.
         return Failed("BadResult", f"result or state cannot be written as JSON: {_text(error)}"[:MESSAGE_CHARS])
-    outbox = session.outbox
-    largest = max(len(state), len(answer))
-    if outbox is not None:
-        largest = max(largest, *(len(value or b"") for _, value, _ in outbox.records), 0)
-    if largest > limit:
-        return Failed(
-            "TooLarge", f"state, result or record of {largest} bytes; the limit is {limit} (MAX_RECORD_BYTES)"
-        )
+    if len(state) > limit or len(answer) > limit or session.outbox is not None:
+        outbox = session.outbox
+        records = outbox.records if outbox is not None else ()
+        largest = max(len(state), len(answer), *(len(value or b"") for _, value, _ in records))
+        if largest > limit:
+            return Failed(
+                "TooLarge", f"state, result or record of {largest} bytes; the limit is {limit} (MAX_RECORD_BYTES)"
+            )
     return Done(answer, state, session)
+
+
+def unknown(kind: str) -> str:
+    """What an unknown task's error says."""
+    return f"no handler is registered for {kind!r} (HANDLERS)"[:MESSAGE_CHARS]
 
 
 def run_inline(handler: Handler, session: Session[Any], payload: dict[str, Any], limit: int) -> Ending:

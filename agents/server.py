@@ -16,8 +16,8 @@ from agents.cells import Cell, Entry, ServerContext
 from agents.copying import Copying
 from agents.endings import Endings
 from agents.expiry import Expiry
-from agents.line import Line, unknown
-from agents.performing import Again, Failed
+from agents.line import Line
+from agents.performing import Again, Failed, unknown
 from agents.suspicion import Vigilance
 from agents.tenants import Tenants
 from app.engine.driver import Delivery
@@ -25,7 +25,6 @@ from app.engine.fetch import Batch, Record
 from app.engine.offsets import Partition
 from app.engine.places import Place
 from app.errors import RecordError
-from app.handlers import Handler
 from app.protocol.control import (
     MARK,
     Abort,
@@ -37,7 +36,7 @@ from app.protocol.control import (
     Wakeup,
     decode_control,
 )
-from app.records import parse_task, valid_id, valid_type
+from app.records import parse_task, valid_id
 from app.topics import Names
 from tables import sessions as sessions_table
 from tables import waiting as waiting_table
@@ -92,12 +91,12 @@ class Server:
         if self._vigilance.active:
             self._carefully(batch, until)
             return
-        records, index = batch.records, batch.start
-        clock = time.monotonic
-        while index < len(records):
-            self._one(records[index])
+        records, index, line = batch.records, batch.start, self._line
+        clock, perform, count = time.monotonic, self._one, len(batch.records)
+        while index < count:
+            perform(records[index])
             index += 1
-            if clock() >= until or self._line.full:
+            if clock() >= until or (line.count and line.full):
                 break
         self._advance(batch, index)
 
@@ -171,8 +170,9 @@ class Server:
             tenant, session, kind, payload = task["tenant"], task["session"], task["type"], task["payload"]
             task_id = task.get("id")
             cell = self._cells.get((tenant, session))
-            if cell is None or not _plain(kind, payload, task_id):
-                # A new session, or a record that is no task: check all of it.
+            handler = self._context.handlers.get(kind)
+            if cell is None or handler is None or type(payload) is not dict or not valid_id(task_id):
+                # A new session, an unknown type, or a record that is no task: check all of it.
                 parse_task(tenant.encode(), value)
                 cell = cell or self._load(tenant, session)
         except (RecordError, ValueError, KeyError, TypeError, AttributeError):
@@ -183,26 +183,22 @@ class Server:
             return
         cell.origins[partition] = offset
         entry = Entry(partition, offset, value, task_id or f"{partition}/{offset}", kind, payload)
-        handler = self._context.handlers.get(kind)
-        verdict = self._line.verdict
+        line = self._line
+        verdict = line.verdict
         if cell.queue or (handler is not None and not handler.inline and verdict is None):
-            self._line.arrive(cell, entry)
-        else:
-            self._vigilance.performing = record.offset
-            self._perform(cell, entry, handler)
-
-    def _perform(self, cell: Cell, entry: Entry, handler: Handler | None) -> None:
-        """Perform a task of a session in which nothing waits, here and now."""
+            line.arrive(cell, entry)
+            return
+        # A task of a session in which nothing waits is performed here and now.
+        self._vigilance.performing = record.offset
         self._dirty[cell.name] = cell
-        verdict = self._line.verdict
         if verdict is not None:
             self._endings.conclude(cell, entry, Failed(*verdict), 1)
         elif handler is None:
-            self._endings.conclude(cell, entry, Failed("UnknownTask", unknown(entry)), 1)
+            self._endings.conclude(cell, entry, Failed("UnknownTask", unknown(entry.kind)), 1)
         else:
-            ending = self._line.run_inline(cell, entry, handler, 1)
+            ending = line.run_inline(cell, entry, handler, 1)
             if isinstance(ending, Again):
-                self._line.retry(cell, entry, ending)
+                line.retry(cell, entry, ending)
             else:
                 self._endings.conclude(cell, entry, ending, 1)
 
@@ -324,10 +320,6 @@ class Server:
         if not getattr(self._context.engine, "failing", False):
             # If the place stays here over a rebalance, nothing else will tell the next resident.
             self._place.suspicions = self._vigilance.withdraw(self._line.not_begun)
-
-
-def _plain(kind: object, payload: object, task_id: object) -> bool:
-    return valid_type(kind) and type(payload) is dict and valid_id(task_id)
 
 
 def attach(app: faust.App, names: Names) -> None:

@@ -143,15 +143,15 @@ class Handler:
     state_model: "Model | None"
     payload_model: "Model | None"
 
-    @property
-    def inline(self) -> bool:
-        """Does it run in the worker's main thread?"""
-        return not (self.blocking or self.asynchronous)
+    inline: bool = field(init=False)
+    """Does it run in the worker's main thread?"""
 
-    @property
-    def typed(self) -> bool:
-        """Does it ask for models?"""
-        return self.state_model is not None or self.payload_model is not None
+    typed: bool = field(init=False)
+    """Does it ask for models?"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inline", not (self.blocking or self.asynchronous))
+        object.__setattr__(self, "typed", self.state_model is not None or self.payload_model is not None)
 
 
 _registered: dict[str, Handler] = {}

@@ -27,6 +27,8 @@ class _Commands(LazyGroup):
         "demo": ("app.cli.demo", "demo"),
         "topics": ("app.cli.topics", "topics"),
         "send": ("app.cli.send", "send"),
+        "tenant": ("app.cli.tenant", "tenant"),
+        "server": ("app.cli.server", "server"),
         "session": ("app.cli.session", "session"),
         "status": ("app.cli.status", "status"),
         "workers": ("app.cli.workers", "workers"),

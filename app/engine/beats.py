@@ -173,6 +173,8 @@ class Beats:
                     self._rejoin()
                 if BYE in data:
                     self._step(name, Left())
+                    # It has left the group before it said so.
+                    self._rejoin()
                     return
         except OSError:
             pass

@@ -6,6 +6,7 @@ network. So an agent never sees its place open or close in the middle of a batch
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections import deque
@@ -36,6 +37,13 @@ STOP_S = 4.0
 """How long a stop waits for the unit that is being committed."""
 
 HOUSEKEEPING_S = 0.5
+
+COLLECT_AFTER = (50_000, 20, 50)
+"""How many new objects start a collection of cyclic garbage, and how many of those a larger one.
+
+A record makes a dozen objects, none of which is part of a cycle. At Python's own limits a third of a busy worker's
+time went into looking at them.
+"""
 
 NO_PLAN = GroupPlan({}, {}, {}, {}, frozenset(), frozenset())
 
@@ -164,10 +172,15 @@ class Engine:
             log.info("joining the group again")
             self._membership.rejoin()
 
+    async def fence(self, transactional_id: str) -> None:
+        """End what a worker that is gone left open, and refuse what it may still send."""
+        await asyncio.wrap_future(self._membership.fence(transactional_id))
+
     # -- the loop -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until :meth:`stop`; raises what ended the worker otherwise."""
+        _calm_collector()
         started = self._committer.start()
         while not started.done() and not self._stop:
             await asyncio.wait({asyncio.wrap_future(started)}, timeout=HOUSEKEEPING_S)
@@ -360,3 +373,9 @@ class Engine:
         self.flow.fetcher.stop()
         self.changelog.stop()
         self._committer.stop()
+
+
+def _calm_collector() -> None:
+    """What is loaded by now stays: no collection looks at it again, and fewer are begun."""
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)

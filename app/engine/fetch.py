@@ -7,11 +7,12 @@ record is lost or doubled over a rebalance.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from app.engine.offsets import Partition
 
@@ -61,6 +62,21 @@ class Chunk:
 
     epoch: int
     batches: list[Batch]
+
+
+def in_batches(messages: Sequence[Message]) -> list[Batch]:
+    """Sort what was fetched by partition. Records of one come in long runs; what is done to each is done in C."""
+    batches: dict[Partition, list[Any]] = {}
+    places = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+    begin = 0
+    for where, run in groupby(cast("Iterable[Partition]", places)):
+        end = begin + len(list(run))
+        batches.setdefault(where, []).extend(messages[begin:end])
+        begin = end
+    return [
+        Batch(topic, partition, found, found[-1].offset() + 1, size=sum(map(len, found)))
+        for (topic, partition), found in batches.items()
+    ]
 
 
 class Fetcher(threading.Thread):
@@ -176,23 +192,16 @@ class Fetcher(threading.Thread):
         if not messages:
             return []
         messages += self._consumer.consume(CHUNK_RECORDS - 1, 0)
-        batches: dict[Partition, list[Record]] = {}
-        last: Partition | None = None
-        records: list[Record] = []
-        for message in cast("list[Any]", messages):
-            where = (message.topic(), message.partition())
-            error = message.error()
-            if error is not None:
-                self._complain(where, error, epoch)
-                continue
-            if where != last:
-                records = batches.setdefault(where, [])
-                last = where
-            records.append(message)
-        return [
-            Batch(topic, partition, found, found[-1].offset() + 1, size=sum(map(len, found)))  # type: ignore[arg-type]
-            for (topic, partition), found in batches.items()
-        ]
+        if any(map(Message.error, messages)):
+            messages = [message for message in messages if self._sound(message, epoch)]
+        return in_batches(messages)
+
+    def _sound(self, message: Message, epoch: int) -> bool:
+        """Is it a record, and no word about an error?"""
+        error = message.error()
+        if error is not None:
+            self._complain(cast("Partition", (message.topic(), message.partition())), error, epoch)
+        return error is None
 
     def _complain(self, where: Partition, error: KafkaError, epoch: int) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:

@@ -20,6 +20,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from app.engine.beats import Beats, Watched
+from app.engine.fencing import fence
 from app.protocol.assignment import Member, assign
 from app.protocol.group_data import GroupPlan, MemberData
 from app.protocol.liveness import evictor
@@ -130,6 +131,10 @@ class Membership(threading.Thread):
     def rejoin(self) -> None:
         """Join again soon: rows are warm, or a commit was refused."""
         self._loop.call_soon_threadsafe(self._rejoin.set)
+
+    def fence(self, transactional_id: str) -> Future[None]:
+        """See :func:`app.engine.fencing.fence`."""
+        return asyncio.run_coroutine_threadsafe(fence(self._client, transactional_id), self._loop)
 
     def leave(self, timeout: float = 3.0) -> None:
         """Leave the group and end the thread; the others are told at once."""
@@ -286,7 +291,12 @@ class Membership(threading.Thread):
                 await asyncio.wait_for(self._rejoin.wait(), HEARTBEAT_S)
                 return
             except TimeoutError:
-                await self._call(HeartbeatRequest(self._group, self._generation, self._member_id))
+                try:
+                    await self._call(HeartbeatRequest(self._group, self._generation, self._member_id))
+                except _REJOIN:
+                    # The others would hear of it from the broker, each at its own time; and nobody works meanwhile.
+                    self._beats.tell_rejoin()
+                    raise
 
     async def _depart(self) -> None:
         if self._client is None:

@@ -17,7 +17,7 @@ from confluent_kafka import KafkaException
 from app.engine.fetch import Batch
 from app.engine.membership import Assignment
 from app.engine.offsets import Committed, OffsetReader, Partition
-from app.engine.producer import INIT_TIMEOUT_S, Answer, fence
+from app.engine.producer import Answer
 from app.engine.table import Rows
 from app.errors import HoldfastError, LocalProtocolError
 from app.protocol import ownership, suspects, unit
@@ -122,7 +122,6 @@ class Places:
         self._claiming: list[Place] = []
         self._reader: OffsetReader | None = None
         self._io = ThreadPoolExecutor(1, thread_name_prefix="offsets")
-        self._fencing = ThreadPoolExecutor(4, thread_name_prefix="fence")
         self.all = {
             kind.place(number): Place(kind, number, kind.place(number))
             for kind in options.kinds
@@ -300,27 +299,8 @@ class Places:
         names = unit.to_fence(tags, plan.departed, plan.workers)
         if not names:
             return
-        loop = asyncio.get_running_loop()
         started = time.monotonic()
-        waiting = set(names)
-        generation = self._engine.generation
-        while waiting and generation == self._engine.generation:
-            calls = {
-                name: loop.run_in_executor(
-                    self._fencing,
-                    fence,
-                    self._options.kafka,
-                    self._options.transactional_id(name),
-                    INIT_TIMEOUT_S,
-                )
-                for name in waiting
-            }
-            answers = await asyncio.gather(*calls.values(), return_exceptions=True)
-            for name, answer in zip(calls, answers, strict=True):
-                if answer is None:
-                    waiting.discard(name)
-                elif not isinstance(answer, KafkaException):
-                    raise answer
+        await asyncio.gather(*(self._engine.fence(self._options.transactional_id(name)) for name in names))
         log.info("fenced %s in %.2f s", ", ".join(sorted(names)), time.monotonic() - started)
 
     async def _committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
@@ -373,4 +353,3 @@ class Places:
         for place in self.all.values():
             self._close(place)
         self._io.shutdown(wait=False, cancel_futures=True)
-        self._fencing.shutdown(wait=False, cancel_futures=True)

@@ -37,7 +37,6 @@ _REFUSED = {
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError.REBALANCE_IN_PROGRESS,
 }
-_FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 
 
 class Answer(Enum):
@@ -224,18 +223,3 @@ class TransactionalProducer:
 
 def _text(error: KafkaException | TimeoutError) -> str:
     return str(error.args[0].str()) if isinstance(error, KafkaException) else "a call did not return in time"
-
-
-def fence(config: Mapping[str, Any], transactional_id: str, timeout: float) -> None:
-    """Abort whatever ``transactional_id`` left open and refuse its later requests.
-
-    Somebody else who fences the same id at the same time makes this one fail as fenced, which is as good.
-    """
-    producer = Producer(
-        {**config, "transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
-    )
-    try:
-        producer.init_transactions(timeout)
-    except KafkaException as error:
-        if error.args[0].code() not in _FENCED:
-            raise

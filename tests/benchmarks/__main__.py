@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.bench import Bench, Benchmark
 from tests.benchmarks.options import Options
+from tests.benchmarks.peers.engines import PATH, REFERENCE
 from tests.benchmarks.report import Record, table
 
 OUTPUT: Final = Path(".holdfast/bench")
@@ -87,7 +89,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="measure nothing, conclude anew (with --into)")
     parser.add_argument("--bootstrap", metavar="HOST:PORT", help="a Kafka that runs (default: an embedded one)")
     Options.add_to(parser)
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    known = sorted({engine.key for engine in (*REFERENCE, *PATH)})
+    for engine in given.engines or ():
+        if engine not in known:
+            parser.error(f"no engine {engine!r}: use {', '.join(known)}")
+    return given
 
 
 @contextmanager
@@ -113,4 +120,6 @@ def _machine() -> dict[str, str | int | None]:
 
 
 if __name__ == "__main__":
+    # Whoever ends a run ends its workers and its broker too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     sys.exit(main())

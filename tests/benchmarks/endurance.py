@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from app.observe.reading import end_offsets, read
 from app.protocol.murmur2 import partition_of
@@ -31,6 +33,7 @@ AHEAD: Final = 60_000
 CHUNK: Final = 20_000
 SAMPLE_S: Final = 1.0
 SESSIONS: Final = 20_000
+MEANT: Final = 29.0
 # Enough that nothing unread is ever deleted, little enough that half an hour fits onto a disk.
 RETENTION: Final = {"retention.bytes": str(512 << 20), "segment.bytes": str(128 << 20)}
 DRAIN_S: Final = 120.0
@@ -53,12 +56,12 @@ def measure(bench: Bench) -> Iterator[Sample]:
             if now >= due:
                 due += SAMPLE_S
                 yield {"series": "second", "run": workers.namespace, **_sample(bench, workers, now - begun, lag, load)}
-        seconds = time.monotonic() - begun
-        wait_for(lambda: load.lag() == 0, DRAIN_S, "everything is performed")
-        time.sleep(1.0)
-        total = _performed(workers)
-        assert total == load.sent, f"{total} performed of {load.sent} sent\n{workers.logs()}"
-        yield {"series": "account", "sent": load.sent, "tasks_per_s": load.sent / seconds}
+        rate = (load.sent - load.made - load.lag()) / (time.monotonic() - begun)
+        # Behind the last record of each stream stands the marker of its transaction.
+        markers = 2 * workers.settings.servers
+        wait_for(lambda: load.lag() <= markers, DRAIN_S, "nearly everything is performed")
+        wait_for(lambda: _performed(workers) == load.sent, DRAIN_S, f"{load.sent} tasks are performed")
+        yield {"series": "account", "sent": load.sent, "tasks_per_s": rate}
 
 
 class _Load:
@@ -66,7 +69,7 @@ class _Load:
 
     def __init__(self, workers: Workers, admin: AdminClient, count: int) -> None:
         names = Names(workers.namespace)
-        self.sent = count
+        self.sent = self.made = count
         self._admin = admin
         self._group = names.group
         self._topics = Topics(
@@ -88,7 +91,7 @@ class _Load:
         return found
 
     def lag(self) -> int:
-        """Records of `tasks` and `work` that no unit has committed yet; markers are passed with the next record."""
+        """Records of `tasks` and `work` that no unit has committed yet, and markers behind them."""
         asked = [ConsumerGroupTopicPartitions(self._group)]
         found = self._admin.list_consumer_group_offsets(asked)[self._group].result(10).topic_partitions
         committed = {(place.topic, place.partition): place.offset for place in found}
@@ -173,7 +176,8 @@ def judge(samples: Sequence[Sample]) -> list[Measurement]:
     seconds = of(samples, "second", run=list(runs)[-1])
     length = seconds[-1]["at_s"] / 60
     note = f"{length:.1f} minutes"
-    flat = Goal("≤", 1.05)
+    # In short runs caches are still being filled and nothing is compacted yet.
+    flat = Goal("≤", 1.05) if length >= MEANT else None
     found = [
         figure("full load, tasks", "tasks/s", [run["tasks_per_s"] for run in of(samples, "account")], note=note),
     ]

@@ -1,7 +1,9 @@
 """Topics, their ends and their contents, for all benchmarks."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
 from confluent_kafka import IsolationLevel, KafkaException, Producer, TopicPartition
@@ -16,6 +18,7 @@ QUIET_S: Final = 1.5
 POLL_S: Final = 0.02
 _CHUNK: Final = 5_000
 _QUEUE: Final = 1_000_000
+_KEPT: Final = 60
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _COMPACT: Final = {"cleanup.policy": "compact"}
 
@@ -101,6 +104,12 @@ def rate(curve: Curve, count: int, share: float) -> float:
     return (end - start[1]) / end * count / max(curve[-1][0] - start[0], 1e-3)
 
 
+def thinned(curve: Curve, begun: float) -> list[tuple[float, float]]:
+    """Return some of the points, to be kept with the figures: seconds since ``begun``, share of all records."""
+    step = max(1, len(curve) // _KEPT)
+    return [(round(moment - begun, 2), round(total / curve[-1][1], 4)) for moment, total in curve[::step]]
+
+
 def preload(config: Config, topic: str, partitions: int, records: Iterable[tuple[int, bytes, bytes]]) -> None:
     """Write records (partition, key, value) as fast as the broker takes them."""
     producer = Producer(
@@ -129,3 +138,14 @@ def preload(config: Config, topic: str, partitions: int, records: Iterable[tuple
     for number in range(partitions):
         send(number)
     assert producer.flush(120) == 0, "the broker does not confirm"
+
+
+@contextmanager
+def preloading(
+    config: Config, topic: str, partitions: int, records: Iterable[tuple[int, bytes, bytes]]
+) -> Iterator[None]:
+    """Write records in a thread, so that the caller sees what becomes of them from the first on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="preload") as pool:
+        future = pool.submit(preload, config, topic, partitions, records)
+        yield
+        future.result()

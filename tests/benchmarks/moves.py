@@ -13,13 +13,12 @@ from typing import Any, Final
 import orjson
 from confluent_kafka import Producer
 
-from app.observe.reading import read_account, wait_for_results
 from app.protocol.murmur2 import partition_of
 from app.topics import Names
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.kafka import LIMIT_S
 from tests.benchmarks.measurement import Goal, Measurement, Sample, figure, of, percentile
-from tests.benchmarks.traffic import KIND, Results, plan, populate, settle
+from tests.benchmarks.traffic import KIND, Results, account, plan, populate, settle
 from tests.support.cluster import Workers
 from tests.support.load import Load
 
@@ -114,7 +113,7 @@ def measure(bench: Bench) -> Iterator[Sample]:
             probes.stop()
             load.stop()
             load.join()
-        yield _account(workers, options.sessions + load.acknowledged + probes.sent)
+        yield account(workers, options.sessions + load.acknowledged + probes.sent)
 
 
 def _perform(workers: Workers, event: str, name: str) -> None:
@@ -124,15 +123,6 @@ def _perform(workers: Workers, event: str, name: str) -> None:
     elif event == "join":
         workers.start(name).wait_ready()
         settle(workers, set(WORKERS))
-
-
-def _account(workers: Workers, sent: int) -> Sample:
-    deadline = time.monotonic() + LIMIT_S
-    wait_for_results(workers.config, workers.namespace, sent, deadline=deadline)
-    account = read_account(workers.config, workers.namespace, deadline=deadline)
-    assert account.ok, f"{account}\n{workers.logs()}"
-    assert account.performed == sent, str(account)
-    return {"series": "account", "ok": True, "sent": sent, "text": str(account).splitlines()[0]}
 
 
 def judge(samples: Sequence[Sample]) -> list[Measurement]:

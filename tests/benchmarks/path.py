@@ -18,7 +18,7 @@ from app.protocol.murmur2 import partition_of
 from app.settings import Settings
 from app.topics import connect, ensure
 from tests.benchmarks.bench import Bench, Process, cpu_seconds
-from tests.benchmarks.kafka import LIMIT_S, Topics, preload, rate, watch
+from tests.benchmarks.kafka import LIMIT_S, Topics, preload, rate, thinned, watch
 from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, of
 from tests.benchmarks.peers.engines import OURS, PATH, Absent, Engine, variables, wanted
 from tests.benchmarks.rounds import rounds
@@ -60,7 +60,7 @@ def way(bench: Bench, engine: Engine, what: str) -> Iterator[Way]:
     partitions = {made.tasks: ROUTERS, made.work: SERVERS, made.results: ROUTERS, made.changelog: SERVERS}
     topics = Topics(bench.config, partitions)
     if engine.key == OURS:
-        settings = Settings(bootstrap=bench.bootstrap, namespace=made.run)  # type: ignore[call-arg]
+        settings = Settings(bootstrap=bench.bootstrap, namespace=made.run)
         ensure(connect(settings), settings)
     else:
         topics.create(compacted=[made.changelog])
@@ -135,6 +135,7 @@ def _run(bench: Bench, engine: Engine) -> Sample:
         "cold_per_s": count / (curve[-1][0] - process.begun),
         "first_s": curve[1][0] - process.begun,
         "cpu_s": cpu,
+        "curve": thinned(curve, process.begun),
     }
 
 

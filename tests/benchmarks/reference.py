@@ -8,6 +8,7 @@ one of 8 partitions by placement, the session as key. All engines write the same
 """
 
 import random
+import statistics
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, TopicPartition
 
 from tests.benchmarks.bench import Bench, Process, cpu_seconds
-from tests.benchmarks.kafka import Config, Topics, preload, rate, watch
+from tests.benchmarks.kafka import Config, Topics, preload, rate, thinned, watch
 from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, of
 from tests.benchmarks.peers.engines import OURS, REFERENCE, Absent, Engine, variables, wanted
 from tests.benchmarks.reference_worker import INPUTS, OUTPUTS
@@ -24,6 +25,7 @@ from tests.benchmarks.rounds import rounds
 NAME: Final = "reference"
 ABOUT: Final = "the reference job, one worker, exactly once"
 TENANTS: Final = 1_000
+MEANT: Final = 2_000_000
 PARSED: Final = ("streams-memory", "streams-cached")
 
 
@@ -42,9 +44,12 @@ def measure(bench: Bench) -> Iterator[Sample]:
 
 def judge(samples: Sequence[Sample]) -> list[Measurement]:
     found = []
+    # A start weighs more in a shorter run, on both sides.
+    enough = min((run["records"] for run in of(samples, "run", engine=OURS)), default=0) >= MEANT
     for engine in REFERENCE[1:]:
         absent = of(samples, "absent", engine=engine.key)
-        for kind, goal in _goals(engine).items():
+        for kind, limit in _goals(engine).items():
+            goal = limit if enough or engine.most is not None else None
             name = f"reference job, {kind}"
             if absent:
                 found.append(Measurement(name, "records/s", peer=engine.name, goal=goal, absent=absent[-1]["why"]))
@@ -74,19 +79,26 @@ def _pairs(samples: Sequence[Sample], key: str, ours: str, theirs: str) -> Itera
 
 def plot(samples: Sequence[Sample], pyplot: Any) -> Any:
     keys = [engine.key for engine in REFERENCE if of(samples, "run", engine=engine.key)]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    figure, (bars, course) = pyplot.subplots(1, 2, figsize=(12, 4.5))
     for offset, kind in ((-0.2, "cold"), (0.2, "warm")):
         for index, key in enumerate(keys):
             runs = [run[f"{kind}_per_s"] / 1000 for run in of(samples, "run", engine=key)]
             colour = "tab:blue" if kind == "cold" else "tab:orange"
-            axes.bar(
-                index + offset, sorted(runs)[len(runs) // 2], 0.38, color=colour, label=kind if not index else None
-            )
-            axes.plot([index + offset] * len(runs), runs, "k.", markersize=4)
-    axes.set_xticks(range(len(keys)), keys, rotation=20)
-    axes.set_ylabel("thousand records a second")
-    axes.set_title("Reference job: median and single runs")
-    axes.legend()
+            label = kind if not index else None
+            bars.bar(index + offset, statistics.median(runs), 0.38, color=colour, label=label)
+            bars.plot([index + offset] * len(runs), runs, "k.", markersize=4)
+    bars.set_xticks(range(len(keys)), keys, rotation=20)
+    bars.set_ylabel("thousand records a second")
+    bars.set_title("Reference job: median and single runs")
+    bars.legend()
+    for key in keys:
+        last = of(samples, "run", engine=key)[-1]
+        points = last.get("curve", [])
+        course.plot([point[0] for point in points], [point[1] * last["records"] / 1e6 for point in points], label=key)
+    course.set_xlabel("seconds since the start of the process")
+    course.set_ylabel("million records committed")
+    course.set_title("Last runs")
+    course.legend()
     return figure
 
 
@@ -135,6 +147,7 @@ def _run(bench: Bench, engine: Engine, count: int, source: str) -> Sample:
         "first_s": curve[1][0] - process.begun,
         "seconds": ended - process.begun,
         "cpu_s": cpu,
+        "curve": thinned(curve, process.begun),
     }
 
 

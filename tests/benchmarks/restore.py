@@ -13,7 +13,7 @@ from typing import Any, Final
 from app.protocol.placement import home_of
 from app.topics import Names
 from tables import sessions
-from tests.benchmarks.bench import Bench, resident_bytes
+from tests.benchmarks.bench import Bench, cpu_seconds, resident_bytes
 from tests.benchmarks.handlers import FILL_BYTES
 from tests.benchmarks.kafka import preload
 from tests.benchmarks.measurement import Goal, Measurement, Sample, figure, of
@@ -62,7 +62,7 @@ def _restore(workers: Workers, store: str, kind: str) -> Sample:
     worker.wait_ready(READY_S)
     ready_s = time.monotonic() - begun
     places = [entry for entry in replayed(worker.text()[before:]) if entry[1].startswith("server-")]
-    rss = resident_bytes(worker.pid)
+    rss, cpu = resident_bytes(worker.pid), cpu_seconds(worker.pid)
     assert worker.sigterm() == 0
     rows = sum(entry[2] for entry in places)
     seconds = max(entry[0] for entry in places) - min(entry[0] - entry[3] for entry in places)
@@ -75,6 +75,7 @@ def _restore(workers: Workers, store: str, kind: str) -> Sample:
         "rows_per_s": rows / max(seconds, 1e-3),
         "ready_s": ready_s,
         "rss_bytes": rss,
+        "cpu_s": cpu,
     }
 
 

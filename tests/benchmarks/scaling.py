@@ -1,6 +1,6 @@
 """The whole path with one, two and three workers on the same machine.
 
-The workers serve before the tasks are written; the rate is that after the first half of the results.
+The workers serve before the tasks are written, which takes a part of the first half; the rate is that of the second.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Any, Final
 from app.observe.reading import read_account
 from app.topics import Names
 from tests.benchmarks.bench import Bench, cpu_seconds
-from tests.benchmarks.kafka import LIMIT_S, Topics, preload, rate, watch
+from tests.benchmarks.kafka import LIMIT_S, Topics, preloading, rate, watch
 from tests.benchmarks.measurement import Measurement, Sample, compared, figure, of
 from tests.benchmarks.path import tasks
 from tests.benchmarks.traffic import settle
@@ -37,8 +37,9 @@ def _run(bench: Bench, count: int) -> Sample:
             settle(workers, set(names))
         topics = Names(workers.namespace)
         before = sum(cpu_seconds(worker.pid) for worker in running)
-        preload(workers.config, topics.tasks, workers.settings.routers, tasks(total))
-        curve = watch(Topics(workers.config, {topics.results: workers.settings.routers}), total, lambda: True)
+        results = Topics(workers.config, {topics.results: workers.settings.routers})
+        with preloading(workers.config, topics.tasks, workers.settings.routers, tasks(total)):
+            curve = watch(results, total, lambda: len(workers.running) == count)
         cpu = sum(cpu_seconds(worker.pid) for worker in running) - before
         account = read_account(workers.config, workers.namespace, deadline=time.monotonic() + LIMIT_S)
         assert account.ok, f"{account}\n{workers.logs()}"

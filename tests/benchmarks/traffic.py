@@ -9,10 +9,11 @@ from typing import Any, Final
 import orjson
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
-from app.observe.reading import wait_for_results
+from app.observe.reading import read_account, wait_for_results
 from app.protocol.murmur2 import partition_of
 from app.topics import Names
 from tests.benchmarks.kafka import LIMIT_S, preload
+from tests.benchmarks.measurement import Sample
 from tests.support.cluster import Workers, wait_for
 from tests.support.load import Plan
 
@@ -132,3 +133,13 @@ def replayed(text: str) -> list[tuple[float, str, int, float]]:
         hours, minutes, rest = moment.split()[1].replace(",", ".").split(":")
         found.append((int(hours) * 3600 + int(minutes) * 60 + float(rest), place, int(rows), float(seconds)))
     return found
+
+
+def account(workers: Workers, sent: int) -> Sample:
+    """Account for every task of the namespace, and return that as a sample; ``sent``: how many there are."""
+    deadline = time.monotonic() + LIMIT_S
+    wait_for_results(workers.config, workers.namespace, sent, deadline=deadline)
+    found = read_account(workers.config, workers.namespace, deadline=deadline)
+    assert found.ok, f"{found}\n{workers.logs()}"
+    assert found.performed == sent, str(found)
+    return {"series": "account", "ok": True, "sent": sent, "text": str(found).splitlines()[0]}

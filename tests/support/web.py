@@ -28,6 +28,9 @@ class FakeView:
     is_healthy: tuple[bool, str] = (True, "")
     place: Place = field(default_factory=lambda: Place(3, "w1", "http://unused", [3, 1, 0, 2]))
     rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    homes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    peers: list[str] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready
@@ -36,7 +39,19 @@ class FakeView:
         return self.is_healthy
 
     def status(self) -> dict[str, Any]:
-        return {"namespace": "test", "view": 0, "workers": [], "servers": []}
+        return {"namespace": "test", "view": 0, "workers": [], "servers": [], **self.counts}
+
+    def others(self) -> list[str]:
+        return self.peers
+
+    def tenants(self) -> list[dict[str, Any]]:
+        return list(self.homes.values())
+
+    def locate_tenant(self, tenant: str) -> Place:
+        return self.place
+
+    def read_tenant(self, tenant: str) -> dict[str, Any]:
+        return self.homes.get(tenant, {"tenant": tenant, "home": 3, "state": "settled", "epoch": 0})
 
     def locate(self, tenant: str, session: str) -> Place:
         return self.place

@@ -80,6 +80,7 @@ SAMPLES: dict[str, list[Sample]] = {
             "series": "run",
             "engine": engine,
             "round": "a-0",
+            "records": 2_000_000,
             "cold_per_s": cold,
             "warm_per_s": warm,
             "steady_per_s": warm,
@@ -91,6 +92,8 @@ SAMPLES: dict[str, list[Sample]] = {
         {
             "series": "takeover",
             "kind": kind,
+            "rate": 2_000,
+            "sessions": 100_000,
             "first_s": first,
             "last_s": first + 0.1,
             "transaction_open": True,
@@ -121,6 +124,17 @@ def test_a_directory_of_samples_is_concluded(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["results"]["broker"][0]["value"] == 1.0
     assert table(found, "title").row_count == sum(map(len, found.values()))
+
+
+def test_a_goal_is_not_judged_by_less_than_it_names(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    for sample in SAMPLES["takeover"]:
+        record.add("takeover", {**sample, "sessions": 2_000})
+    for sample in SAMPLES["reference"]:
+        record.add("reference", {**sample, "records": 20_000})
+    found = record.conclude(BENCHMARKS, {})
+    assert {entry.met for entry in found["takeover"]} == {None}
+    assert {entry.met for entry in found["reference"] if entry.peer.startswith("Kafka")} == {None}
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda benchmark: benchmark.NAME)

@@ -120,8 +120,8 @@ REFERENCE: Final = (
     STREAMS_CACHED,
     STREAMS_SLICE,
     Engine("loop", "bare confluent-kafka loop", _python("-m", "tests.benchmarks.peers.loop", "reference")),
-    Engine("quix", "Quix Streams", _quix, most=100_000),
-    Engine("faust", "stock Faust, at least once", _faust, most=20_000),
+    Engine("quix", "Quix Streams", _quix, most=300_000),
+    Engine("faust", "stock Faust, at least once", _faust, most=30_000),
 )
 """On the reference job; ours comes first."""
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+import agents.router
 from agents.router import Router
 from app.protocol.murmur2 import partition_of
 from tests.unit.agents.workbench import LIMIT, NAMES, TENANT, Message, Workshop, batch, make_router, task
@@ -60,3 +61,43 @@ def test_a_misrouted_task_is_sent_on_if_it_fits_with_its_headers(stranger: tuple
     (letter,) = engine.records(NAMES.dead_letters)
     assert (letter["key"], letter["value"]) == (KEY, of_size(LIMIT - 255))
     assert headers(letter)["error"] == b"TooLarge"
+
+
+TASKS = [
+    b'{"tenant":"acme","session":"s","type":"t","payload":{}}',
+    b'{"tenant": "acme", "session": "s", "type": "t", "payload": {}}',
+    b'{"tenant" : "acme","session":"s","type":"t","payload":{}}',
+    b'{"session":"s","type":"t","payload":{"tenant":"other"},"tenant":"acme"}',
+    b'{"session":"s","type":"t","payload":{"tenant":"acme"},"tenant":"other"}',
+    b'{"tenant":"acme","session":"\\u0073","type":"t","payload":{}}',
+    b'{"tenant":"acme","session":"s","type":"t","payload":{},"\\u0074enant":"other"}',
+    b'{"tenant":"acme","session":"s","type":"t","payload":{},"server":1}',
+    b'{"tenant":"acme","session":"s","type":"t","payload":{},"server":"x"}',
+    b'{"tenant":"acme2","session":"s","type":"t","payload":{}}',
+    b'{"tenant":"other","session":"s","type":"t","payload":{}}',
+    b"",
+    b"null",
+]
+
+
+@pytest.mark.parametrize("value", [*TASKS, None])
+def test_the_fast_path_gives_what_the_slow_one_gives(value: bytes | None) -> None:
+    slow, slowly = make_router()
+    route(slow, Message(1, value, KEY))
+    fast, quickly = make_router()
+    route(fast, Message(0, task("echo"), KEY))
+    quickly.unit = type(quickly.unit)(60.0)
+    route(fast, Message(1, value, KEY))
+    for topic in (NAMES.work, NAMES.dead_letters):
+        assert quickly.records(topic) == slowly.records(topic)
+
+
+def test_a_router_forgets_the_earliest_tenants_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents.router, "SETTLED_MAX", 4)
+    router, engine = make_router()
+    for number in range(6):
+        tenant = f"tenant-{number}"
+        value = b'{"tenant":"%b","session":"s","type":"t","payload":{}}' % tenant.encode()
+        route(router, Message(number, value, tenant.encode()))
+    assert len(engine.records(NAMES.work)) == 6
+    assert list(router._settled) == [b"tenant-2", b"tenant-3", b"tenant-4", b"tenant-5"]
