@@ -147,6 +147,7 @@ class ServerContext:
     worker: bytes
     handlers: Mapping[str, Handler]
     routers: int
+    servers: int
     limit: int
     task_timeout: float
     max_attempts: int

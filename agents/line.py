@@ -314,11 +314,9 @@ class Line:
 
     def reopen(self, live: Callable[[str, int], bool]) -> None:
         """Take up what waited when the place opened, under epochs that are ``live``."""
-        self._take_up(b"", live)
-        self._vigilance.keep_waiting(
-            [(cell.row_key, arrival) for cell in self._blocked.values() for arrival in cell.entries]
-        )
-        self._resume_soon(list(self._blocked.values()))
+        cells = self._take_up(b"", live)
+        self._vigilance.keep_waiting([(cell.row_key, arrival) for cell in cells for arrival in cell.entries])
+        self._resume_soon(cells)
 
     def take_up(self, prefix: bytes) -> None:
         """Take up what waits under the rows of a tenant that is served from now on."""

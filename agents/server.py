@@ -14,6 +14,7 @@ from faust.types import StreamT
 
 from agents.cells import Cell, Entry, ServerContext
 from agents.copying import Copying
+from agents.draining import Drains
 from agents.endings import Endings
 from agents.expiry import Expiry
 from agents.line import Line
@@ -30,6 +31,7 @@ from app.protocol.control import (
     Abort,
     Commit,
     Cut,
+    Drain,
     Measure,
     Placed,
     Prepare,
@@ -79,6 +81,7 @@ class Server:
         )
         self.copying = Copying(context, place)
         self.tenants = self.copying.tenants = Tenants(context, place, self, self.copying.stir)
+        self.drains = Drains(context, place, self.tenants)
         self._line.reopen(self.tenants.live)
 
     # -- the stream -----------------------------------------------------------------------------------------------
@@ -212,6 +215,8 @@ class Server:
                 self.tenants.feed(said.tenant, said)
             case Measure() as asked:
                 self.tenants.measure(asked)
+            case Drain() as ordered:
+                self.drains.begin(ordered)
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
@@ -278,7 +283,7 @@ class Server:
 
     def due(self) -> float | None:
         """When the next retry falls due, or when to look for expired sessions again."""
-        times = (self._line.due(), self._expiry.due, self.copying.due)
+        times = (self._line.due(), self._expiry.due, self.copying.due, self.drains.due)
         return min((due for due in times if due is not None), default=None)
 
     def on_time(self, now: float) -> None:
@@ -289,6 +294,8 @@ class Server:
                 self._expire(key, now)
         if self.copying.due is not None and self.copying.due <= now:
             self.copying.on_time(now)
+        if self.drains.due is not None and self.drains.due <= now:
+            self.drains.on_time(now)
 
     def _expire(self, key: bytes, now: float) -> None:
         tenant, epoch, session = key.decode().split("\0")

@@ -8,6 +8,7 @@ copied: the checksum of the version that was shipped, or nothing |
 | ``sweep``, zero byte, tenant, zero byte, epoch | sessions and waiting tasks of this epoch are being deleted |
 | ``unmark``, zero byte, tenant, zero byte, epoch | marks of this epoch are being deleted |
 | ``measure``, zero byte, tenant, zero byte, command id | a plan that was asked for |
+| ``drain``, zero byte, command id | a :class:`app.protocol.draining.Draining`: the server is being emptied |
 
 Epochs are decimal.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import orjson
 
 from app.protocol.chunks import Digest
+from app.protocol.draining import Draining, Ordered
 from app.protocol.shipping import Copying, Frozen, Shipment, Shipping
 from app.protocol.staging import Part, Staged, Staging
 from app.protocol.staging import State as StagingState
@@ -31,6 +33,7 @@ MARK = b"mark\0"
 SWEEP = b"sweep\0"
 UNMARK = b"unmark\0"
 MEASURE = b"measure\0"
+DRAIN = b"drain\0"
 
 CHORES = (UNMARK, SWEEP, MEASURE)
 """The prefixes of rows that say what is to be done in the background."""
@@ -61,6 +64,24 @@ def swept(key: bytes) -> tuple[str, int]:
     """The tenant and the epoch of a sweep or unmark row."""
     _, tenant, epoch = key.split(b"\0")
     return tenant.decode(), int(epoch)
+
+
+def drain_key(command: str) -> bytes:
+    return DRAIN + command.encode(errors="replace")
+
+
+def encode_drain(state: Draining) -> bytes:
+    ordered = [[entry.tenant, entry.tries, entry.seen_ms] for entry in state.ordered]
+    return orjson.dumps({"v": VERSION, **asdict(state), "ordered": ordered})
+
+
+def decode_drain(row: bytes) -> Draining:
+    """Raise ValueError for a row of another version."""
+    fields = orjson.loads(row)
+    if fields.pop("v") != VERSION:
+        raise ValueError("a drain's row of another version")
+    ordered = tuple(Ordered(*entry) for entry in fields["ordered"])
+    return Draining(**{**fields, "ordered": ordered, "failed": tuple(fields["failed"])})
 
 
 def encode(tenancy: Tenancy) -> bytes:

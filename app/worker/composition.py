@@ -158,6 +158,7 @@ class Worker:
             worker=orjson.dumps(self.name),
             handlers=self._handlers,
             routers=settings.routers,
+            servers=settings.servers,
             limit=settings.max_record_bytes,
             task_timeout=settings.task_timeout,
             max_attempts=settings.max_attempts,

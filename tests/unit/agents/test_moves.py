@@ -137,3 +137,44 @@ def test_a_host_dies_at_any_turn(victim: str, turns_before: int) -> None:
         assert town.server(HOME).rows(sessions.NAME) == {}
 
     run(test)
+
+
+def test_a_server_is_emptied() -> None:
+    async def test(town: Town) -> None:
+        tenants = [f"t{number}" for number in range(40)]
+        for tenant in tenants:
+            town.send(tenant, "s")
+        town.quiet()
+        mine = [tenant for tenant in tenants if home_of(tenant.encode(), None, 3) == HOME]
+        assert len(mine) > 8
+        town.order("drain-server", server=HOME, id="d")
+        town.quiet(4_000)
+        assert town.final("d") | {"at": None} == {
+            "event": "server-drained",
+            "at": None,
+            "id": "d",
+            "final": True,
+            "server": HOME,
+            "moved": len(mine),
+            "failed": [],
+        }
+        assert town.server(HOME).rows(sessions.NAME) == {}
+        town.order("drain-server", server=HOME, id="d")
+        town.quiet()
+        assert [event["event"] for event in town.events() if event["id"] == "d"] == ["server-drained"] * 2
+
+    run(test)
+
+
+def test_a_plan_counts_what_would_move() -> None:
+    async def test(town: Town) -> None:
+        send(town, 5)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="p", dry_run=True)
+        town.quiet()
+        plan = town.final("p")
+        assert (plan["event"], plan["sessions"], plan["waiting"], plan["blocked"]) == ("migration-plan", 5, 0, [])
+        assert plan["bytes"] == sum(map(len, town.server(HOME).rows(sessions.NAME).values()))
+        assert not town.server(HOME).rows(handoffs.NAME)
+
+    run(test)

@@ -169,6 +169,7 @@ class Host:
             worker=b'"w1"',
             handlers=town.handlers,
             routers=town.routers,
+            servers=town.servers,
             limit=LIMIT,
             task_timeout=10.0,
             max_attempts=5,

@@ -123,6 +123,7 @@ class ServerBench:
             worker=b'"w1"',
             handlers=handlers,
             routers=1,
+            servers=1,
             limit=LIMIT,
             task_timeout=10.0,
             max_attempts=5,
