@@ -10,6 +10,7 @@ from itertools import islice
 
 from agents.cells import ServerContext
 from agents.tenants import Tenants
+from app.engine.crashpoints import passing
 from app.engine.places import Place
 from app.engine.stores.order import Keys
 from app.engine.table import Rows
@@ -253,6 +254,7 @@ class Copying:
         unit.output(context.names.handoffs, shipment.target).append({"key": chunks.KEY, "value": value})
         unit.weight += len(items)
         unit.size += len(value)
+        passing("move-copies")
         context.copied.rows_out += len(items)
         context.copied.bytes_out += len(value)
         return len(value)

@@ -13,6 +13,7 @@ import orjson
 
 from agents.announcing import Announcer
 from agents.orders import Orders
+from app.engine.crashpoints import passing
 from app.engine.fetch import Record
 from app.engine.places import Place
 from app.errors import LocalProtocolError
@@ -152,6 +153,7 @@ class Gates:
             counts.started += 1
         if isinstance(before, Cutting):
             counts.redelayed += before.lot.redelayed
+            passing("move-decided")
         self._follow()
         self._poll_at = 0.0
         self._context.engine.hurry()
@@ -312,6 +314,7 @@ class Gates:
         self._delivered = run.tasks
         self.feed(key, migration.Delivered(run.epoch, first, last, position))
         self._delivered, run.tasks = [], []
+        passing("move-releases")
         after = self.moving.get(key)
         run.next = (after.lot.released if isinstance(after, Releasing) else before.lot.parked) + 1
         self._context.counts.released += run.next - 1 - before.lot.released

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agents.cells import ServerContext
+from app.engine.crashpoints import passing
 from app.engine.fetch import Batch
 from app.engine.places import Place
 from app.errors import LocalProtocolError, PeerProtocolError
@@ -107,6 +108,7 @@ class Tenants:
         after = decided.tenancy
         if any(isinstance(effect, shipping.Freeze) for effect in decided.effects):
             self._memory.freeze(tenant)
+            passing("move-cut")
         elif after.epoch != before.epoch:
             self._memory.forget(tenant)
         if after != before:
@@ -140,6 +142,7 @@ class Tenants:
             case staging.Answer(router, record):
                 self.write(names.commands, router, record)
                 self._context.engine.hurry()
+                passing("move-installed")
             case staging.Acknowledge(source, record):
                 self.write(names.handoffs, source, record)
             case shipping.Freeze():
@@ -227,6 +230,7 @@ class Tenants:
                 table.delete(key)
             else:
                 table.put(key, item.row)
+        passing("move-stages")
         unit = self._context.engine.unit
         unit.weight += len(chunk.items)
         unit.size += size
