@@ -298,13 +298,15 @@ class Copying:
         asked = decode_control(KEYS[Measure], self.tenants.chore(chore))
         assert isinstance(asked, Measure)
         prefix = sessions.key_of(asked.tenant, self.tenants.known(asked.tenant).epoch, "")
-        counts, size = [0, 0], 0
-        for number, rows in enumerate((self._sessions, self._waiting)):
+        counts: dict[str, int] = {sessions.NAME: 0, waiting.NAME: 0}
+        size = 0
+        for name, rows in ((sessions.NAME, self._sessions), (waiting.NAME, self._waiting)):
             for keys in _pages(rows, prefix):
-                counts[number] += len(keys)
+                counts[name] += len(keys)
                 size += sum(len(rows.get(key) or b"") for key in keys)
                 yield
-        said = Measured(asked.tenant, asked.id, self._server, asked.target, *counts, size)
+        found = (counts[sessions.NAME], counts[waiting.NAME], size)
+        said = Measured(asked.tenant, asked.id, self._server, asked.target, *found)
         self.tenants.write(self._context.names.commands, asked.router, said)
         self.tenants.done(chore)
 

@@ -54,9 +54,8 @@ class Commands:
             ValueError: it is no command.
             BrokerUnreachableError: no broker confirmed it in time; it may be carried out all the same.
         """
-        given = {"command": command, "tenant": tenant, "id": uuid.uuid4().hex}
-        given |= {name: value for name, value in fields.items() if value is not None}
-        record = {name: value for name, value in given.items() if value is not None}
+        given: dict[str, object] = {"command": command, "tenant": tenant, **fields}
+        record = {"id": uuid.uuid4().hex, **{name: value for name, value in given.items() if value is not None}}
         try:
             Command.model_validate(record)
         except ValidationError as error:

@@ -107,7 +107,7 @@ def measure(bench: Bench) -> Iterator[Sample]:
         workers.topics()
         workers.start_ready(*WORKERS)
         settle(workers, set(WORKERS))
-        sent = 0
+        sent, tenant = 0, ""
         for size in (FEW, options.moving_sessions):
             tenant = f"moving-{size}"
             sent += _populate(workers, tenant, size)

@@ -100,7 +100,7 @@ def test_commands_that_are_not_carried_out_say_why(workers: Workers, mover: Move
     assert rejected(mover, "drain-server", None, server=SERVERS) == "unknown-server"
     mover.write(b"not JSON", MINE)
     place = f"commands/{partition_of(MINE.encode(), ROUTERS)}/"
-    wait_for(lambda: (mover.poll(), mover.events[-1]["id"].startswith(place))[1], 30, "it is known by its place")
+    mover.until(lambda: mover.events[-1]["id"].startswith(place), "it is known by its place")
     assert mover.events[-1]["reason"] == "bad-command"
     plan = mover.end(mover.migrate(MINE, A, dry_run=True))
     assert (plan["event"], plan["sessions"], plan["waiting"], plan["blocked"]) == ("migration-plan", 0, 0, [])
@@ -108,7 +108,7 @@ def test_commands_that_are_not_carried_out_say_why(workers: Workers, mover: Move
     event = mover.succeed(MINE, A, id="mine")
     assert event["rows"] == 0
     mover.migrate(MINE, B, id="mine")
-    wait_for(lambda: (mover.poll(), len(mover.finals("mine")) == 2)[1], 30, "the outcome is repeated")
+    mover.until(lambda: len(mover.finals("mine")) == 2, "the outcome is repeated")
     assert mover.finals("mine") == [event, event]
     # One that comes to the wrong router is sent on.
     wrong = (partition_of(MINE.encode(), ROUTERS) + 1) % ROUTERS

@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -64,6 +65,13 @@ class Mover:
         for message in self._consumer.consume(1_000, timeout):
             if message.error() is None:
                 self.events.append(json.loads(message.value() or b""))
+
+    def until(self, condition: Callable[[], bool], what: str, timeout: float = ANSWER_S) -> None:
+        """Take in events until a condition is met."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}; last: {self.events[-5:]}"
+            self.poll()
 
     def wait(self, what: str, timeout: float = ANSWER_S, **fields: Any) -> dict[str, Any]:
         """Wait for the first event of this name with these fields."""

@@ -9,8 +9,8 @@ import pytest
 from app.handlers import Session
 from app.protocol.placement import home_of
 from tables import handoffs, sessions
-from tests.unit.agents.town import NAMES, Town
-from tests.unit.agents.workbench import handler, turns
+from tests.unit.agents.town import Town
+from tests.unit.agents.workbench import NAMES, handler, turns
 
 TENANT = "acme"
 HOME = home_of(TENANT.encode(), None, 3)
