@@ -104,6 +104,7 @@ class Gates:
             servers=context.servers,
             timeout_ms=context.timeout_ms,
             delay_ms=context.delay_ms,
+            offline=context.offline,
             announcer=self._announcer,
             feed=lambda key, event: self.feed(key, event),
         )

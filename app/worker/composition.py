@@ -15,7 +15,7 @@ from agents import router, server
 from agents.cells import Cell, Entry, ServerContext
 from agents.release import DelayReader
 from agents.suspicion import Vigilance
-from app import topics
+from app import movers, topics
 from app.engine.driver import EngineConsumer, create_app
 from app.engine.engine import Engine
 from app.engine.options import EngineOptions
@@ -151,6 +151,7 @@ class Worker:
             ),
             delay_ms=round(settings.delay * 1000),
             timeout_ms=round(settings.migration_timeout * 1000),
+            offline=bool(movers.registered()),
         )
         serving = ServerContext(
             engine=engine,
@@ -167,6 +168,7 @@ class Worker:
             pool=ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="handler"),
             watchdog=watchdog,
             announcements=engine.announcements,
+            movers=movers.registered(),
         )
         engine.residents = {
             "router": lambda place: router.Router(routing, place),
