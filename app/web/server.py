@@ -11,6 +11,7 @@ from aiohttp import web
 from app.errors import ConfigurationError, HoldfastError
 from app.settings import Settings
 from app.web.api import Api, Metrics
+from app.web.files import Files
 from app.web.gateway import Gateway, KafkaGateway
 from app.web.view import ClusterView
 
@@ -115,6 +116,7 @@ class WebServer:
         settings: ``host``, ``port``, ``advertised_url``, ``token``, ``max_record_bytes``, and the cluster.
         gateway: where posted tasks go; default: to Kafka.
         metrics: what ``/metrics`` answers.
+        files: transfers; None: there are none.
     """
 
     def __init__(
@@ -124,10 +126,13 @@ class WebServer:
         *,
         gateway: Gateway | None = None,
         metrics: Metrics | None = None,
+        files: Files | None = None,
     ) -> None:
-        api = Api(view, settings, gateway or KafkaGateway(settings), metrics)
+        application = Api(view, settings, gateway or KafkaGateway(settings), metrics).application()
+        if files is not None:
+            files.attach(application)
         self._advertised = settings.advertised_url
-        self._server = ServerThread(api.application(), settings.host, settings.port)
+        self._server = ServerThread(application, settings.host, settings.port)
 
     @property
     def port(self) -> int:

@@ -25,7 +25,7 @@ def s3(patch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     for name, value in variables.items():
         patch.setenv(name, value)
     try:
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)  # type: ignore[no-untyped-call]
         yield variables
     finally:
         server.stop()
