@@ -128,7 +128,7 @@ class Tus:
         fields = self._announced(request)
         connection = self._named(request, fields["details"]["remote"])
         await self._join(connection, fields)
-        answer = await self._owners.call(connection, "begin", name=uuid.uuid4().hex, **fields)
+        answer = await self._owners.call(connection, "begin", **fields)
         if isinstance(answer.reply, Nak):
             raise refused(answer.reply)
         state = answer.state
@@ -166,6 +166,8 @@ class Tus:
             "concat": concat if concat.startswith("final;") else "",
         }
         return {
+            # With a name of the remote's own, a creation may be repeated.
+            "name": pairs.get("message") or uuid.uuid4().hex,
             "size": size,
             "partial": concat == "partial",
             "joined": bool(details["concat"]),
