@@ -41,7 +41,7 @@ class Files:
         self._owners = Owners(desk, settings)
         self._holds = Holds(desk, self._owners, storage, self._session)
         self._peers: aiohttp.ClientSession | None = None
-        self._pulls: set[web.Request] = set()
+        self._pulls: dict[int, web.Request] = {}
 
     def attach(self, application: web.Application) -> None:
         """Register all routes and what lives with them."""
@@ -97,13 +97,13 @@ class Files:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{state.size}"
         response = web.StreamResponse(status=200 if whole else 206, headers=headers)
         response.content_length = stop - start
-        self._pulls.add(request)
+        self._pulls[id(request)] = request
         try:
             await response.prepare(request)
             await self._send(response, name, start, stop)
             await response.write_eof()
         finally:
-            self._pulls.discard(request)
+            del self._pulls[id(request)]
         return response
 
     async def _send(self, response: web.StreamResponse, name: str, start: int, stop: int) -> None:
@@ -158,11 +158,11 @@ class Files:
 
     async def _rebalance(self, _request: web.Request) -> web.Response:
         """Let every live connection go; remotes come back wherever they find a worker."""
-        for request in list(self._pulls):
+        pulls = list(self._pulls.values())
+        for request in pulls:
             if request.transport is not None:
                 request.transport.abort()
-        pulls = len(self._pulls)
-        return answer({"worker": self._desk.name, "pushes": await self._holds.let_all_go(), "pulls": pulls})
+        return answer({"worker": self._desk.name, "pushes": await self._holds.let_all_go(), "pulls": len(pulls)})
 
     async def _show(self, request: web.Request) -> web.Response:
         connection = connection_of(request.match_info["id"])

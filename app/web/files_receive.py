@@ -71,6 +71,10 @@ class Reception:
         self._size = size
         self._told = self._limit()
         self._heard = time.monotonic()
+        self._chunks: list[bytes] = []
+        self._collected = 0
+        self._writing: asyncio.Future[None] | None = None
+        self._failure: StorageError | None = None
 
     def _limit(self) -> int | None:
         """Where the message ends, as far as that is known."""
@@ -116,39 +120,49 @@ class Reception:
 
     async def _take(self, body: Body) -> None:
         """Collect, and write what was collected in a thread while more is coming."""
-        hold, chunks, collected = self._hold, [], 0
-        writing: asyncio.Future[None] | None = None
         batch = max(BATCH_MIN, min(BATCH_BYTES, TOTAL_BYTES // max(1, self._holds.live)))
-        at = hold.offset
+        at = self._hold.offset
         try:
             while data := await body.readany():
                 self._heard = time.monotonic()
                 at += len(data)
                 self._check(at)
-                chunks.append(data)
-                collected += len(data)
-                if collected >= batch:
-                    if writing is not None:
-                        await writing
-                    writing = asyncio.ensure_future(self._holds.threaded(self._write, chunks))
-                    chunks, collected = [], 0
-        except StorageError:
-            raise
-        except BaseException:
+                self._chunks.append(data)
+                self._collected += len(data)
+                if self._collected >= batch:
+                    await self._written()
+                    self._start_writing()
+        finally:
             # What came counts, also if no more comes.
-            await self._flush(writing, chunks)
-            raise
-        await self._flush(writing, chunks)
+            await self._flush()
 
     def _check(self, at: int) -> None:
         if self._told is not None and at > self._told:
             raise TooMuchError
 
-    async def _flush(self, writing: "asyncio.Future[None] | None", chunks: list[bytes]) -> None:
-        if writing is not None:
-            await writing
-        if chunks:
-            await self._holds.threaded(self._write, chunks)
+    def _start_writing(self) -> None:
+        """Hand over what was collected; one write at a time, in their order, none behind one that failed."""
+        if self._chunks and self._failure is None:
+            chunks, self._chunks, self._collected = self._chunks, [], 0
+            self._writing = asyncio.ensure_future(self._holds.threaded(self._write, chunks))
+
+    async def _written(self) -> None:
+        """Wait for the write that is under way. Whoever waits may be cancelled; the write is not."""
+        while self._writing is not None:
+            writing = self._writing
+            try:
+                await asyncio.shield(writing)
+            except StorageError as error:
+                self._failure = error
+            if self._writing is writing:
+                self._writing = None
+        if self._failure is not None:
+            raise self._failure
+
+    async def _flush(self) -> None:
+        await self._written()
+        self._start_writing()
+        await self._written()
 
     def _write(self, chunks: list[bytes]) -> None:
         if self._digest is not None:
@@ -163,10 +177,11 @@ class Reception:
         while True:
             await asyncio.sleep(self._interval)
             try:
+                await self._flush()
                 if self._digest is None:
                     self._hold.own = await self._holds.threaded(self._hold.writer.sync, final=False)
                 await self._tell()
-            except RefusedError as error:
+            except (RefusedError, StorageError) as error:
                 body.set_exception(error)
                 return
             except HoldfastError:

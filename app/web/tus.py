@@ -218,11 +218,14 @@ class Tus:
     async def _standing(self, connection: str) -> tuple[int, State]:
         holds = self._holds
         hold = holds.held(connection)
-        if hold is not None and hold.interrupt is None:
-            return hold.offset, hold.state
-        if hold is not None:
+        if hold is not None and hold.interrupt is not None:
             await holds.let_go(connection)
+            hold = None
         state = (await self._owners.call(connection, "show")).state
+        if hold is not None:
+            if isinstance(state, Conveying) and state.instance == hold.instance:
+                return hold.offset, state
+            await holds.drop(hold)
         gone_or_unknown(state)
         if isinstance(state, Conveying) or (isinstance(state, Floating) and not state.clean):
             try:
