@@ -29,6 +29,7 @@ GIVE_UP_S: Final = 60.0
 _CHUNK: Final = 1 << 20
 _TIMEOUT_S: Final = 20.0
 _AGAIN: Final = frozenset({0, 409, 423, 429, 460, 500, 502, 503, 504, 507})
+_SPELLED: Final = {404: "there is no such upload", 410: "the upload was cancelled, has failed, or has expired"}
 _OCTETS: Final = "application/offset+octet-stream"
 
 
@@ -318,6 +319,9 @@ def _message(reply: _Reply) -> str:
     try:
         return str(json.loads(reply.body)["message"])
     except (ValueError, KeyError, TypeError):
+        # An answer to HEAD has no body.
+        if reply.status in _SPELLED:
+            return _SPELLED[reply.status]
         return f"HTTP status {reply.status}" if reply.status else f"no answer: {reply.body.decode(errors='replace')}"
 
 
