@@ -34,7 +34,7 @@ def transfer() -> None:
 
 
 @transfer.command(epilog=example("holdfast transfer put report.pdf report-7 --tenant acme"))
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=_FILE)
 @click.argument("connection", metavar="ID", type=_ID)
 @click.option("--tenant", default="", help="Whose file it is.")
 @click.option("--publish", default="", metavar="TOPIC", help="Publish a small file as a record instead.")
@@ -47,7 +47,7 @@ def put(shell: Shell, file: Path, connection: str, tenant: str, publish: str) ->
 
 @transfer.command(epilog=example("holdfast transfer resume report-7 report.pdf"))
 @click.argument("connection", metavar="ID", type=_ID)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=_FILE)
 @common
 @click.pass_obj
 def resume(shell: Shell, connection: str, file: Path) -> None:
@@ -56,6 +56,8 @@ def resume(shell: Shell, connection: str, file: Path) -> None:
 
 
 def _push(shell: Shell, file: Path, connection: str, metadata: Mapping[str, str], *, begun: bool) -> None:
+    if not file.is_file():
+        raise click.UsageError(f"there is no file {str(file)!r}")
     with Transfers(settings=shell.settings()) as transfers, shell.progress() as progress:
         task = progress.add_task(f"pushing {file.name}", total=file.stat().st_size)
         advance: Callable[[int], None] = lambda offset: progress.update(task, completed=offset)  # noqa: E731

@@ -148,7 +148,7 @@ def test_a_device_pulls_and_acknowledges_once(bench: OwnerBench) -> None:
 
 def test_a_small_message_becomes_a_record(bench: OwnerBench, tmp_path: Path) -> None:
     bench.topics["orders"] = EmitLimit(1_000_000, keyed=False)
-    publish = {"details": {"publish": "orders"}}
+    publish: dict[str, Any] = {"details": {"publish": "orders"}}
     send(bench, "dev", begin(**publish))
     send(bench, "dev", data(0, len(DATA)))
     wait_for(lambda: isinstance(bench.state("dev"), Done), 10, "the whole")
@@ -208,7 +208,7 @@ def test_segments_that_are_gone_fail_it(bench: OwnerBench) -> None:
 
 def test_quotas_are_counted_over_a_move(bench: OwnerBench) -> None:
     bench.context.terms = type(bench.context.terms)(remote_max=2)
-    remote = {"details": {"remote": "10.0.0.1"}}
+    remote: dict[str, Any] = {"details": {"remote": "10.0.0.1"}}
     send(bench, "a", begin(5, **remote))
     send(bench, "b", begin(5, **remote))
     bench.reopen()
