@@ -93,6 +93,7 @@ class Owner:
         self.number = place.number
         self._rows = place.rows[table.NAME]
         self._due: list[tuple[int, str]] = []
+        self._planned: dict[str, int] = {}
         self._remotes: Counter[str] = Counter()
         self._unfinished = 0
         self._open: list[Callable[[], None]] = []
@@ -142,6 +143,8 @@ class Owner:
 
     def call(self, connection: str, fields: dict[str, Any], future: "Future[dict[str, Any]]") -> None:
         """Answer a request of this worker's own: in the engine's thread, once it is committed."""
+        if not future.set_running_or_notify_cancel():
+            return  # nobody waits any more; from here on nobody can stop waiting
         if self.closed:
             future.set_exception(UnavailableError("the owner of the connection moves", retry_after_s=0.1))
             return
@@ -236,8 +239,10 @@ class Owner:
                 del self._remotes[remote]
 
     def _plan(self, connection: str, state: State) -> None:
+        """Look at the connection when its time comes; one that was to come earlier is looked at then."""
         due = due_ms(state)
-        if due is not None:
+        if due is not None and due < self._planned.get(connection, due + 1):
+            self._planned[connection] = due
             heapq.heappush(self._due, (due, connection))
 
     # -- effects --------------------------------------------------------------------------------------------------
@@ -328,18 +333,21 @@ class Owner:
         for _ in range(TICKS_MAX):
             if not self._due or self._due[0][0] > now_ms:
                 return
-            _, connection = heapq.heappop(self._due)
+            planned, connection = heapq.heappop(self._due)
+            if self._planned.get(connection) != planned:
+                continue
+            del self._planned[connection]
             state = self.state(connection)
             due = due_ms(state)
             if due is None or due > now_ms:
-                if due is not None:
-                    heapq.heappush(self._due, (due, connection))
+                self._plan(connection, state)
                 continue
             held = self._composing.get(connection) or self.devices.holds(connection)
             if held is not None and held == state.instance and not isinstance(state, Done | Failed):
                 self.step(connection, Progress(now_ms, held, ()))
             else:
                 self.step(connection, Tick(now_ms))
+            self._plan(connection, self.state(connection))
 
     def before_seal(self) -> None:
         """What waits for this unit's commit is settled."""

@@ -22,6 +22,7 @@ from app.web.tus import Tus
 from app.web.tus_words import connection_of, gone_or_unknown, refused
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, sock_connect=2)
+_LET_GO_S: Final = 2.0
 _BODY_MAX: Final = 64 << 10
 
 
@@ -54,6 +55,7 @@ class Files:
         application.router.add_get("/api/transfers/{id}", self._show)
         application.router.add_post("/api/transfers/rebalance", self._rebalance)
         application.cleanup_ctx.append(self._live)
+        application.on_shutdown.append(self._let_all_go)
 
     async def _live(self, _application: web.Application) -> AsyncIterator[None]:
         token = self._settings.token.get_secret_value()
@@ -63,11 +65,14 @@ class Files:
             sweeping = asyncio.ensure_future(self._holds.sweep())
             yield
             sweeping.cancel()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(2):
-                    await self._holds.let_all_go()
         await asyncio.to_thread(self._owners.close)
         self._holds.pool.shutdown(wait=False)
+
+    async def _let_all_go(self, _application: web.Application) -> None:
+        """The worker stops: what can be released at once is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LET_GO_S):
+                await self._holds.let_all_go()
 
     def _session(self) -> aiohttp.ClientSession:
         assert self._peers is not None, "requests come between start and end of the application"

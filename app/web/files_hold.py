@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 
 class Hold:
-    """A connection that this worker services. ``interrupt`` ends the request that runs under it, if there is one."""
+    """A connection that this worker services. One request at a time uses it: it claims it, and frees it at its end."""
 
     def __init__(self, connection: str, state: Conveying, writer: Writer) -> None:
         self.connection = connection
@@ -56,14 +56,42 @@ class Hold:
         self.start = state.conveyance.offset
         self.writer = writer
         self.used = time.monotonic()
-        self.interrupt: Callable[[], None] | None = None
-        self.ended = asyncio.Event()
         self.own: Segments = ()
+        self.busy = False
+        self._stopped = False
+        self._interrupt: Callable[[], None] | None = None
+        self._ended = asyncio.Event()
 
     @property
     def offset(self) -> int:
         """What was taken so far."""
         return self.start + self.writer.length
+
+    def claim(self) -> None:
+        """From here on it is one request's."""
+        assert not self.busy, "two requests write under one lock"
+        self.busy, self._stopped, self._interrupt = True, False, None
+        self._ended = asyncio.Event()
+
+    def watch(self, interrupt: Callable[[], None]) -> None:
+        """The request says how it is to be ended; if it is to end already, it is."""
+        self._interrupt = interrupt
+        if self._stopped:
+            interrupt()
+
+    async def stop(self) -> None:
+        """End the request that uses it, and wait until it has."""
+        self._stopped = True
+        if self._interrupt is not None:
+            self._interrupt()
+        await self._ended.wait()
+
+    def free(self) -> None:
+        """The request has ended."""
+        self.busy = False
+        self._interrupt = None
+        self.used = time.monotonic()
+        self._ended.set()
 
 
 class Holds:
@@ -92,7 +120,7 @@ class Holds:
     # -- taking ---------------------------------------------------------------------------------------------------
 
     async def take(self, connection: str) -> Hold:
-        """Return the lock, whoever had it; a request that runs under it is ended first.
+        """Return the lock, claimed, whoever had it; a request that runs under it is ended first.
 
         Raises:
             RefusedError: the connection is not to be serviced.
@@ -102,13 +130,13 @@ class Holds:
         door = self._doors.setdefault(connection, asyncio.Lock())
         async with door:
             hold = self._held.get(connection)
-            if hold is not None and hold.interrupt is not None:
+            if hold is not None and hold.busy:
                 await self.let_go(connection)
                 hold = None
             if hold is None:
                 hold = await self._lock(connection)
                 self._held[connection] = hold
-            hold.used = time.monotonic()
+            hold.claim()
             return hold
 
     async def _lock(self, connection: str) -> Hold:
@@ -167,15 +195,14 @@ class Holds:
 
     async def let_go(self, connection: str, instance: int | None = None) -> bool:
         """Save what came and release the lock; False: it is not held here."""
-        hold = self._held.get(connection)
-        if hold is None or (instance is not None and hold.instance != instance):
-            return False
-        if hold.interrupt is not None:
-            hold.interrupt()
-            await hold.ended.wait()
-        else:
-            await self.release(hold)
-        return True
+        found = False
+        while (hold := self._held.get(connection)) is not None and instance in (None, hold.instance):
+            found = True
+            if hold.busy:
+                await hold.stop()
+            else:
+                await self.release(hold)
+        return found
 
     async def release(self, hold: Hold, *, save: bool = True) -> Answer | None:
         """Give the lock back with all that is durable; None: the owner does not answer, the lease will end."""
@@ -208,13 +235,13 @@ class Holds:
         while True:
             await asyncio.sleep(KEEP_S / 2)
             before = time.monotonic() - KEEP_S
-            old = [hold for hold in self._held.values() if hold.interrupt is None and hold.used < before]
+            old = [hold for hold in self._held.values() if not hold.busy and hold.used < before]
             await asyncio.gather(*(self._sweep_one(hold.connection, before) for hold in old))
 
     async def _sweep_one(self, connection: str, before: float) -> None:
         async with self._doors.setdefault(connection, asyncio.Lock()):
             hold = self._held.get(connection)
-            if hold is not None and hold.interrupt is None and hold.used < before:
+            if hold is not None and not hold.busy and hold.used < before:
                 await self.release(hold)
 
 

@@ -113,6 +113,8 @@ class Post:
     def ask(self, connection: str, request: str, fields: dict[str, Any]) -> "Future[dict[str, Any]]":
         """Send a request; its answer may never come."""
         future: Future[dict[str, Any]] = Future()
+        # Whoever stops waiting leaves it alone, so that the answer finds it as it was.
+        future.set_running_or_notify_cancel()
         producer = self._producer
         if producer is None:
             future.set_exception(UnavailableError("not connected yet", retry_after_s=_POLL_S))

@@ -48,7 +48,7 @@ class Reception:
 
     Args:
         holds: the locks of this worker.
-        hold: the one of this connection; nobody else uses it meanwhile.
+        hold: the one of this connection, claimed; it is freed at the end.
         interval: seconds between two words about progress.
         checksum: algorithm and digest of these bytes, or None.
         size: of the message, if this request tells it.
@@ -92,7 +92,7 @@ class Reception:
             ConnectionError, CancelledError and what else the body raises: the remote is gone.
         """
         hold = self._hold
-        hold.interrupt = lambda: body.set_exception(InterruptedTransferError())
+        hold.watch(lambda: body.set_exception(InterruptedTransferError()))
         self._holds.live += 1
         keeping = asyncio.ensure_future(self._keep(body))
         try:
@@ -113,10 +113,7 @@ class Reception:
             raise
         finally:
             self._holds.live -= 1
-            hold.interrupt = None
-            hold.used = time.monotonic()
-            hold.ended.set()
-            hold.ended = asyncio.Event()
+            hold.free()
 
     async def _take(self, body: Body) -> None:
         """Collect, and write what was collected in a thread while more is coming."""

@@ -218,7 +218,7 @@ class Tus:
     async def _standing(self, connection: str) -> tuple[int, State]:
         holds = self._holds
         hold = holds.held(connection)
-        if hold is not None and hold.interrupt is not None:
+        if hold is not None and hold.busy:
             await holds.let_go(connection)
             hold = None
         state = (await self._owners.call(connection, "show")).state
@@ -230,6 +230,7 @@ class Tus:
         if isinstance(state, Conveying) or (isinstance(state, Floating) and not state.clean):
             try:
                 hold = await holds.take(connection)
+                hold.free()
                 return hold.offset, hold.state
             except RefusedError as error:
                 state = error.state
@@ -253,7 +254,11 @@ class Tus:
             number(request.headers, "Upload-Length") if request.method != "POST" or "id" in request.match_info else None
         )
         hold = await self._take(connection, offset)
-        self._fits(hold, offset, request.content_length or 0, size)
+        try:
+            self._fits(hold, offset, request.content_length or 0, size)
+        except ProblemError:
+            hold.free()
+            raise
         reception = Reception(self._holds, hold, self._settings.progress_interval, checksum=wanted, size=size)
         # A remote that goes away ends this handler, but not the saving of what it sent.
         receiving = asyncio.ensure_future(reception.run(request.content))
@@ -276,22 +281,21 @@ class Tus:
 
     async def _take(self, connection: str, offset: int) -> Hold:
         try:
-            hold = await self._holds.take(connection)
+            return await self._holds.take(connection)
         except RefusedError as error:
-            gone_or_unknown(error.state)
-            if isinstance(error.state, Done) and not error.state.message.joined and offset != error.state.size:
-                raise ProblemError(
-                    409, "offset", f"the upload is at {error.state.size}", offset=error.state.size
-                ) from None
-            if isinstance(error.state, Done | Completing) and not _joined(error.state):
+            state = error.state
+            gone_or_unknown(state)
+            if isinstance(state, Done | Completing) and not _joined(state):
+                end = state.size if isinstance(state, Done) else state.conveyance.offset
+                if offset != end:
+                    raise ProblemError(409, "offset", f"the upload is at {end}", offset=end) from None
                 raise refused(Nak(Reason.COMPLETE)) from None
             raise
-        if hold.offset != offset:
-            raise ProblemError(409, "offset", f"the upload is at {hold.offset}", offset=hold.offset)
-        return hold
 
     def _fits(self, hold: Hold, offset: int, length: int, size: int | None) -> None:
-        """Refuse at once what would be refused later."""
+        """Refuse what does not go on where the upload stands, and at once what would be refused later."""
+        if hold.offset != offset:
+            raise ProblemError(409, "offset", f"the upload is at {hold.offset}", offset=hold.offset)
         known = hold.state.conveyance.message.size if isinstance(hold.state, Conveying) else None
         if size is not None and ((known is not None and size != known) or size < offset):
             raise ProblemError(400, "bad-request", f"Upload-Length: {size} does not fit what is known of the upload")

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,34 @@ def test_requests_that_are_wrong_are_answered(bench: OwnerBench, request_: dict[
     [reply] = replies(bench, "dev", 1)
     assert (reply["reply"], reply["reason"]) == ("nak", "bad-request")
     assert bench.state("dev") == Idle()
+
+
+def test_the_clock_looks_at_each_connection_once(bench: OwnerBench) -> None:
+    send(bench, "dev", begin())
+    now = int(time.time() * 1000)
+    bench.run(lambda: print(bench.owner.step("dev", Lock(now, "w9"))))
+    state = bench.state("dev")
+    for later in range(100):
+        bench.run(lambda at=now + later: print(bench.owner.step("dev", Progress(at, state.instance, ()))))  # type: ignore[misc]
+    assert len(bench.owner._due) <= 3
+    bench.tick(5.01)
+    assert isinstance(bench.state("dev"), Conveying), "renewed"
+    bench.tick(6)
+    assert isinstance(bench.state("dev"), Floating)
+    bench.tick(700)
+    assert isinstance(bench.state("dev"), Failed)
+    bench.tick(1400)
+    assert bench.state("dev") == Idle()
+    assert not bench.owner._due
+    assert not bench.owner._planned
+
+
+def test_who_stops_waiting_does_no_harm(bench: OwnerBench) -> None:
+    gone: Future[dict[str, Any]] = Future()
+    gone.cancel()
+    bench.run(lambda: bench.owner.call("dev", begin(), gone))
+    assert bench.state("dev") == Idle()
+    waits: Future[dict[str, Any]] = Future()
+    bench.run(lambda: bench.owner.call("dev", begin(), waits))
+    assert not waits.cancel()
+    assert waits.result(10)["reply"] == "durable"
