@@ -17,6 +17,12 @@ BATCH_MIN: Final = 128 << 10
 TOTAL_BYTES: Final = 24 << 20
 """What all requests together collect before they write, more or less."""
 
+AHEAD_BYTES: Final = 32 << 20
+"""So many bytes that are written and not durable are made so without waiting for the next report: the disk works while
+bytes come, and the last request to it is short."""
+
+_LOOK_S: Final = 0.05
+
 SILENCE_S: Final = 30.0
 """A remote that sends nothing for so long is gone."""
 
@@ -172,8 +178,8 @@ class Reception:
     async def _keep(self, body: Body) -> None:
         """While bytes flow: make durable what came and say so, which renews the lease as well."""
         while True:
-            await asyncio.sleep(self._interval)
             try:
+                await self._wait()
                 await self._flush()
                 if self._digest is None:
                     self._hold.own = await self._holds.threaded(self._hold.writer.sync, final=False)
@@ -185,6 +191,16 @@ class Reception:
                 continue  # the next one may succeed; the lease says how long there is time for it
             if time.monotonic() - self._heard > SILENCE_S:
                 body.set_exception(ConnectionResetError("nothing has come for too long"))
+
+    async def _wait(self) -> None:
+        """Wait for the time of the next report; meanwhile let the disk begin with what is written."""
+        due = time.monotonic() + self._interval
+        synced = self._hold.writer.length
+        while (left := due - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _LOOK_S))
+            if self._digest is None and self._hold.writer.length - synced > AHEAD_BYTES:
+                synced = self._hold.writer.length
+                self._hold.own = await self._holds.threaded(self._hold.writer.sync, final=False)
 
     async def _tell(self) -> None:
         hold = self._hold

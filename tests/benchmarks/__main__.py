@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.engine.embedded_kafka import EmbeddedKafka
-from tests.benchmarks import broker, path, peers, reference
+from tests.benchmarks import broker, path, peers, reference, transfers
 
 OUTPUT = Path(".holdfast/bench")
 # A benchmark's broker may use more memory than the one of `up`.
@@ -48,6 +49,8 @@ def main() -> None:
         with console.status("peers"):
             results["reference_peers"] = peers.reference(kafka.bootstrap, directory, arguments.records)
             results["peers"] = peers.run(kafka.bootstrap, directory, arguments.tasks)
+        with console.status("transfers"):
+            results["transfers"] = transfers.run(kafka.bootstrap, directory)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     raw = OUTPUT / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     raw.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -85,10 +88,24 @@ def _table(results: dict[str, Any]) -> Table:
         rate = peer["records_per_s"]
         figure = f"{rate:,} /s (ours is {own / rate:.2f} of it)" if rate else "did not run"
         table.add_row(f"reference job, {peer['peer']}", figure)
+    _transfers(table, results["transfers"])
     for peer in results["peers"]:
         figure = f"{peer['tasks_per_s']:,} /s" if peer["tasks_per_s"] else "did not run"
         table.add_row(f"{peer['peer']}: tasks to results", figure)
     return table
+
+
+def _transfers(table: Table, found: dict[str, Any]) -> None:
+    ours = statistics.median(found["one_mb_per_s"])
+    table.add_row("one upload of 1 GiB, durable", f"{ours:,} MB/s")
+    if found["peer_mb_per_s"]:
+        peer = statistics.median(found["peer_mb_per_s"])
+        table.add_row("the same, tus server on Node, not durable", f"{peer:,} MB/s (ours is {ours / peer:.2f} of it)")
+    many = found["many"]
+    table.add_row("200 uploads of 5 MB at once", f"{many['mb_per_s']:,} MB/s, {many['rss_mb']} MB of memory")
+    table.add_row("10,000 floating connections, all workers", f"{found['floating']['mb']} MB")
+    table.add_row("1,000 idle connections", f"{found['idle_mb']} MB")
+    table.add_row("upload goes on after a kill", f"{found['resume_s']} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Uploads and downloads through faults: what is sent, what comes, and who is hurt meanwhile."""
 
 import hashlib
+import json
 import random
 import threading
 import time
@@ -69,6 +70,12 @@ class Upload:
 
     def run(self, timeout: float) -> None:
         """Push all of it; fails when the time is over."""
+        try:
+            self._run(timeout)
+        finally:
+            self._source.close()
+
+    def _run(self, timeout: float) -> None:
         deadline, turn = time.monotonic() + timeout, 0
         broken: float | None = None
         while self.offset < self._size:
@@ -128,8 +135,6 @@ def download(
 
 def events(config: dict[str, str | int], namespace: str) -> list[dict[str, Any]]:
     """All committed events of a namespace, in order."""
-    import json
-
     topic = Names(namespace).events
     consumer = Consumer(
         {**config, "group.id": "unused", "isolation.level": "read_committed", "enable.partition.eof": True}
