@@ -16,6 +16,7 @@ import pytest
 
 from app.protocol.conveyance import Conveying, Done, Failed, Floating, Lock
 from app.storage import Shelf
+from app.storage.objects import ObjectStorage
 from tests.support.cluster import wait_for
 from tests.support.transfers import OCTETS, Site, SlowBody, ask, create, in_background, patch
 
@@ -508,3 +509,42 @@ def test_failed_uploads_say_so(site: Site, w1: str) -> None:
         assert patch(w1, path, 0, b"hello").status == 460
     assert isinstance(site.bench.state(name_of(path)), Failed)
     assert ask(w1, "HEAD", path).status == 410
+
+
+# -- object stores ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path / "unused", storage=f"memory://{os.urandom(8).hex()}")
+    yield made
+    made.close()
+
+
+def test_an_object_store_that_fails_now_and_then(objects: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NAK with the offset to go on from, never a wrong ACK."""
+    assert isinstance(objects.storage, ObjectStorage)
+    put, calls = objects.storage.put, 0
+
+    def failing(name: str, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise OSError("SlowDown: Please reduce your request rate")
+        put(name, data)
+
+    monkeypatch.setattr(objects.storage, "put", failing)
+    urls, path, refused_, turn = list(objects.urls.values()), "", 0, 0
+    path = create(urls[0], len(DATA))
+    while (offset := int(ask(urls[turn % 2], "HEAD", path).headers["Upload-Offset"])) < len(DATA):
+        reply = patch(urls[turn % 2], path, offset, DATA[offset : offset + 50_000])
+        turn += 1
+        if reply.status == 204:
+            assert int(reply.headers["Upload-Offset"]) == min(len(DATA), offset + 50_000)
+        else:
+            assert reply.status == 503
+            refused_ += 1
+    assert refused_ >= 2
+    wait_for(lambda: isinstance(objects.bench.state(name_of(path)), Done), 20, "the whole")
+    assert ask(urls[0], "GET", path).body == DATA
+    assert len(objects.bench.events(name_of(path))) == 1
