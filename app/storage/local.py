@@ -19,6 +19,11 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_RANGES: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _VECTOR: Final = 512
 _COPY: Final = 64 << 20
+_KEPT: Final = 2
+"""So many levels of directories below the base stay for ever: objects or parts, and the tenant's."""
+
+_durable: set[Path] = set()
+"""Those of them whose entries this process has made durable."""
 
 
 @contextmanager
@@ -242,14 +247,21 @@ def _copy_some(source: int, target: int, left: int) -> int:
 
 
 def sync_directories(base: Path, directory: Path) -> None:
-    """Make the entries durable that lead from ``base`` to what is in ``directory``."""
+    """Make the entries durable that lead from ``base`` to what is in ``directory``.
+
+    The upper levels are never deleted; that their own entries are durable is found out once in a process.
+    """
     while True:
         file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(file)
         finally:
             os.close(file)
-        if directory == base or directory == directory.parent:
+        if directory in _durable or directory in (base.parent, directory.parent):
+            return
+        if len(directory.parts) <= len(base.parts) + _KEPT:
+            sync_directories(base, directory.parent)
+            _durable.add(directory)
             return
         directory = directory.parent
 
@@ -257,7 +269,6 @@ def sync_directories(base: Path, directory: Path) -> None:
 def _prune(base: Path, directory: Path) -> None:
     """Delete the directories above what is gone, as far as they are empty."""
     with suppress(OSError):
-        # The first three levels stay: what is made new all the time need not be made durable each time.
-        while len(directory.relative_to(base).parts) > 2:
+        while len(directory.relative_to(base).parts) > _KEPT:
             directory.rmdir()
             directory = directory.parent

@@ -82,7 +82,9 @@ class Owners:
         while True:
             try:
                 future = self._desk.call(connection, said) or self._post.ask(connection, request, said)
-                answer = await asyncio.wait_for(asyncio.wrap_future(future), _AGAIN_S)
+                # Unlike wait_for of Python 3.11, this never loses a cancellation that comes together with the answer.
+                async with asyncio.timeout(_AGAIN_S):
+                    answer = await asyncio.wrap_future(future)
                 return Answer(reply_of(answer), state_of(answer["row"]))
             except (UnavailableError, TimeoutError) as error:
                 self._post.forget(request)

@@ -13,8 +13,8 @@ from app.web.files_hold import Hold, Holds, RefusedError
 from tables.transfers import pairs_of
 
 BATCH_BYTES: Final = 1 << 20
-BATCH_MIN: Final = 128 << 10
-TOTAL_BYTES: Final = 24 << 20
+BATCH_MIN: Final = 64 << 10
+TOTAL_BYTES: Final = 12 << 20
 """What all requests together collect before they write, more or less."""
 
 AHEAD_BYTES: Final = 32 << 20

@@ -19,6 +19,8 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 _ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to.
 _SHUTDOWN_S: Final = 3.0
+# Bytes that wait in memory for a handler, for each connection; twice as many at most.
+_READ_BYTES: Final = 1 << 16
 
 
 class ServerThread:
@@ -87,7 +89,11 @@ class ServerThread:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         runner = web.AppRunner(
-            self._application, access_log=None, shutdown_timeout=_SHUTDOWN_S, handler_cancellation=True
+            self._application,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_S,
+            handler_cancellation=True,
+            read_bufsize=_READ_BYTES,
         )
         await runner.setup()
         try:
