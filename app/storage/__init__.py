@@ -4,10 +4,10 @@ from urllib.parse import urlsplit
 
 from app.errors import ConfigurationError
 from app.storage.base import CHUNK_BYTES, Storage, StoredFile, Writer
-from app.storage.layout import Shelf, files_below
+from app.storage.layout import Shelf
 from app.storage.local import LocalStorage
 
-__all__ = ["CHUNK_BYTES", "Shelf", "Storage", "StoredFile", "Writer", "files_below", "open_storage"]
+__all__ = ["CHUNK_BYTES", "Shelf", "Storage", "StoredFile", "Writer", "open_storage"]
 
 
 def open_storage(url: str) -> Storage:

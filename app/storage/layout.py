@@ -9,12 +9,7 @@ Tenant and connection are digests of their names: what a remote calls itself nev
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from app.storage.base import Storage, StoredFile
 
 COMMON = "common"
 
@@ -53,8 +48,3 @@ class Shelf:
     def prefix(self, instance: int) -> str:
         """How the names of an instance's segments begin."""
         return f"{self.parts}/{instance}-"
-
-
-def files_below(storage: "Storage", tenant: str) -> "Iterator[StoredFile]":
-    """The whole objects of a tenant: what moves when the tenant does."""
-    return storage.below(f"objects/{tenant_directory(tenant)}")
