@@ -12,6 +12,7 @@
 
   * :exc:`UnavailableError`: nothing is wrong for good; wait, then try again
   * :exc:`RecordError`: a record that is no task; it becomes a dead letter
+  * :exc:`StorageError`: the storage of transfers refuses; nothing that was confirmed is lost
 
 The text of every error is one line that says what is wrong and what to do.
 What a catcher needs is in attributes.
@@ -124,3 +125,23 @@ class RecordError(HoldfastError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class StorageError(HoldfastError):
+    """The storage of transfers refuses a write or a read. What it confirmed before stays confirmed.
+
+    Args:
+        doing: what was to be done, in a few words.
+        reason: what it said, in one line.
+        full: there is no room left.
+    """
+
+    def __init__(self, doing: str, reason: str, *, full: bool = False) -> None:
+        super().__init__(doing, reason)
+        self.doing = doing
+        self.reason = reason
+        self.full = full
+
+    def __str__(self) -> str:
+        advice = "free some space" if self.full else "see HOLDFAST_STORAGE"
+        return f"the storage cannot {self.doing} ({self.reason}): {advice}"

@@ -127,6 +127,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.suspects, 1),
         (names.changelog("placements"), routers),
         (names.changelog("parked"), routers),
+        (names.changelog("transfers"), routers),
         (names.changelog("sessions"), servers),
         (names.changelog("waiting"), servers),
     ]

@@ -27,6 +27,7 @@ class _Commands(LazyGroup):
         "demo": ("app.cli.demo", "demo"),
         "topics": ("app.cli.topics", "topics"),
         "send": ("app.cli.send", "send"),
+        "transfer": ("app.cli.transfer", "transfer"),
         "session": ("app.cli.session", "session"),
         "status": ("app.cli.status", "status"),
         "workers": ("app.cli.workers", "workers"),

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from agents import router, server
+from agents import router, server, transfers
 from agents.cells import Cell, Entry, ServerContext
 from agents.suspicion import Vigilance
 from app import topics
@@ -25,6 +25,8 @@ from app.handlers import Handler
 from app.protocol.backup_order import backup_order
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
+from app.storage import open_storage
+from app.worker import transfers as transfers_here
 from app.worker.local import membership_client, open_stores, worker_directory
 from tables import placements, sessions, waiting
 
@@ -49,6 +51,7 @@ def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
             (names.work, names.handoffs),
             {sessions.NAME: names.changelog(sessions.NAME), waiting.NAME: names.changelog(waiting.NAME)},
         ),
+        transfers_here.place_kind(settings, names),
     ]
 
 
@@ -73,6 +76,8 @@ class Worker:
         self._names = topics.Names(settings.namespace)
         self._incarnation = int(time.time() * 1000)
         self._engine: Engine | None = None
+        self.storage = open_storage(settings.storage)
+        self.transfers = transfers_here.Desk(name, settings.routers, lambda: self._engine)
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -152,9 +157,13 @@ class Worker:
         engine.residents = {
             "router": lambda place: router.Router(routing, place),
             "server": lambda place: server.Server(serving, place),
+            transfers_here.KIND: transfers_here.owners(
+                engine, settings, names, self.name, self.storage, ThreadPoolExecutor(4, thread_name_prefix="compose")
+            ),
         }
         router.attach(app, names)
         server.attach(app, names)
+        transfers.attach(app, names)
 
     # -- what it can tell -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.protocol.sessions import Phase, Waiting
-from tables import placements, sessions, waiting
+from tables import placements, sessions, transfers, waiting
 from tables.placements import Placement
 from tables.sessions import SessionRow
 from tables.waiting import WaitingRow
@@ -27,7 +27,7 @@ def cases(table: str, *versions: int) -> list[Case]:
 
 
 def test_every_table_and_every_version_has_golden_rows() -> None:
-    tables = {module.NAME: module.VERSION for module in (sessions, waiting, placements)}
+    tables = {module.NAME: module.VERSION for module in (sessions, waiting, placements, transfers)}
     assert {name: set(versions) for name, versions in GOLDEN.items()} == {
         name: {str(released) for released in range(1, version + 1)} for name, version in tables.items()
     }
@@ -82,6 +82,17 @@ def test_released_placements_are_read(case: Case) -> None:
 @pytest.mark.parametrize("case", cases("placements", placements.VERSION))
 def test_placements_are_written_as_released(case: Case) -> None:
     assert placements.encode(Placement(case["home"], case["epoch"])) == case["row"].encode()
+
+
+@pytest.mark.parametrize("case", cases("transfers"))
+def test_released_transfer_rows_are_read_and_written(case: Case) -> None:
+    assert transfers.encode(transfers.decode(case["row"].encode())) == case["row"].encode()
+
+
+@pytest.mark.parametrize("row", [b'{"v":2,"state":"idle","instance":1}', b'{"v":1,"state":"asleep","instance":1}'])
+def test_transfer_rows_of_another_kind_are_refused(row: bytes) -> None:
+    with pytest.raises(ValueError, match="transfer"):
+        transfers.decode(row)
 
 
 # -- round trips --------------------------------------------------------------------------------------------------
