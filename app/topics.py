@@ -129,6 +129,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.changelog("parked"), routers),
         (names.changelog("sessions"), servers),
         (names.changelog("waiting"), servers),
+        (names.changelog("exchanges"), routers),
+        (names.changelog("exchange-messages"), routers),
     ]
     return [
         *(TopicSpec(name, count, _kept(size, milliseconds)) for name, count, size, milliseconds in kept),

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from agents import router, server
+from agents import exchanges, router, server
 from agents.cells import Cell, Entry, ServerContext
 from agents.suspicion import Vigilance
 from app import topics
@@ -26,6 +26,7 @@ from app.protocol.backup_order import backup_order
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.worker.local import membership_client, open_stores, worker_directory
+from tables import exchanges as exchange_tables
 from tables import placements, sessions, waiting
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -48,6 +49,12 @@ def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
             settings.servers,
             (names.work, names.handoffs),
             {sessions.NAME: names.changelog(sessions.NAME), waiting.NAME: names.changelog(waiting.NAME)},
+        ),
+        PlaceKind(
+            "exchange",
+            settings.routers,
+            (names.requests, names.responses),
+            {name: names.changelog(name) for name in (exchange_tables.NAME, exchange_tables.MESSAGES)},
         ),
     ]
 
@@ -149,10 +156,23 @@ class Worker:
             watchdog=watchdog,
             announcements=engine.announcements,
         )
+        managing = exchanges.ExchangeContext(
+            engine=engine,
+            names=names,
+            managers=settings.routers,
+            worker=self.name,
+            limit=settings.max_record_bytes,
+            lease=settings.lease,
+            timeout=settings.exchange_timeout,
+            retention=settings.exchange_retention,
+            crashes_max=settings.max_crashes,
+        )
         engine.residents = {
             "router": lambda place: router.Router(routing, place),
             "server": lambda place: server.Server(serving, place),
+            "exchange": lambda place: exchanges.Manager(managing, place),
         }
+        exchanges.attach(app, names)
         router.attach(app, names)
         server.attach(app, names)
 
