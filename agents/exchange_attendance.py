@@ -23,15 +23,15 @@ class Clock:
     """Milliseconds of a monotonic clock that passes over the times in which nobody asked for ``step_ms``."""
 
     def __init__(self, step_ms: int) -> None:
-        self._step_ms = step_ms
+        self._step_s = step_ms / 1000
         self._last = time.monotonic()
-        self.now_ms = 0
+        self._passed_s = 0.0
 
     def tick(self) -> int:
         now = time.monotonic()
-        self.now_ms += min(round((now - self._last) * 1000), self._step_ms)
+        self._passed_s += min(now - self._last, self._step_s)
         self._last = now
-        return self.now_ms
+        return int(self._passed_s * 1000)
 
 
 class Attendance:
@@ -60,8 +60,8 @@ class Attendance:
 
     @property
     def due(self) -> float:
-        """Seconds until the next look."""
-        return max(0, self._next_ms - self._clock.tick()) / 1000
+        """Seconds until the next look: a whole millisecond at least, or the loop would turn for nothing."""
+        return max(1, self._next_ms - self._clock.tick()) / 1000
 
     def expect(self, session: Session, incarnation: int) -> None:
         """A session that took part under the manager before: it has a lease to say that it is there."""

@@ -18,7 +18,6 @@ class Ledger:
 
     Args:
         exchanges, messages: the two tables.
-        limit: bytes that a row may take.
     """
 
     def __init__(self, exchanges: Rows, messages: Rows) -> None:
@@ -35,7 +34,8 @@ class Ledger:
     def all(self) -> Iterator[tuple[bytes, ExchangeRow]]:
         """Every committed row, when nothing is changed yet."""
         for key, row in self._exchanges.store.scan(b""):
-            yield key, table.decode(row)
+            if key != table.MARK:
+                yield key, table.decode(row)
 
     def get(self, key: bytes) -> Exchange:
         found = self._kept.get(key)
@@ -63,6 +63,8 @@ class Ledger:
             else:
                 self._exchanges.delete(key)
                 self._forget(key)
+        if self._dirty:
+            self._exchanges.put(table.MARK, table.encode_mark(now_ms))
         self._dirty.clear()
         if len(self._kept) > KEPT_MAX:
             for key in list(self._kept)[: KEPT_MAX // 2]:

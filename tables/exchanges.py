@@ -17,6 +17,9 @@ NAME = "exchanges"
 MESSAGES = "exchange-messages"
 VERSION = 1
 
+MARK = b"\0mark"
+"""Key of the row that says when its manager changed a row last: it tells how far a backup is behind. No name is so."""
+
 _PLAIN = (
     "client",
     "incarnation",
@@ -98,6 +101,14 @@ def decode(row: bytes) -> ExchangeRow:
     )
     exchange = last if fields["state"] == "open" else Ended(fields["state"], fields["reason"], last)
     return ExchangeRow(exchange, fields["opened_ms"], fields["changed_ms"])
+
+
+def encode_mark(at_ms: int) -> bytes:
+    return b'%b"at_ms":%d}' % (HEAD, at_ms)
+
+
+def decode_mark(row: bytes) -> int:
+    return int(fields_of(row)["at_ms"])
 
 
 def request_key(exchange: bytes, number: int) -> bytes:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import Empty, Queue
 from typing import Any, ClassVar, Final, Self
 
 import orjson
@@ -68,8 +69,7 @@ class Link:
         self._beat = beat
         self._failed = failed
         self._closing = threading.Event()
-        self._lock = threading.Lock()
-        self._read: set[int] = set()
+        self._wanted: Queue[tuple[tuple[int, ...], Future[None]]] = Queue()
         self._producer = _make_producer(settings)
         self.managers = partitions_of(self._producer, out, settings)
         self._consumer = make_consumer(settings, wait_ms=FETCH_WAIT_MS)
@@ -85,14 +85,14 @@ class Link:
         return partition_of(key, self.managers)
 
     def listen(self, *partitions: int) -> None:
-        """Read these partitions from where they end now, unless they are read already."""
-        with self._lock:
-            new = [number for number in partitions if number not in self._read]
-            if not new:
-                return
-            ends = [end for _, end in watermarks(self._consumer, self._inward, self.settings)]
-            self._consumer.incremental_assign([TopicPartition(self._inward, number, ends[number]) for number in new])
-            self._read.update(new)
+        """Read these partitions from where they end now, unless they are read already.
+
+        Raises:
+            BrokerUnreachableError, ConfigurationError: the brokers do not tell where they end.
+        """
+        done: Future[None] = Future()
+        self._wanted.put((partitions, done))
+        done.result()
 
     def send(self, key: bytes, value: bytes, partition: int, done: Callable[..., None] | None = None) -> None:
         """Write a record; it is sent until the brokers have it, in the order of the calls. A full queue is waited for.
@@ -156,22 +156,53 @@ class Link:
                 self._beat()
 
     def _reading(self) -> None:
+        """All calls of the consumer are made here: two at once may wait for each other."""
+        read: set[int] = set()
         try:
             while not self._closing.is_set():
-                first = self._consumer.poll(_POLL_S)
-                if first is None:
-                    continue
-                for message in (first, *self._consumer.consume(_BATCH, 0)):
-                    error = message.error()
-                    if error is None:
-                        self._heard(message.key(), message.value() or b"")
-                    elif error.fatal():
-                        self._failed(translate(error, self.settings, f"read {self._inward}"))
-                        return
+                self._assign(read)
+                if read and not self._poll():
+                    return
         except KafkaException as error:
             self._failed(translate(error, self.settings, f"read {self._inward}"))
         finally:
+            self._closing.set()
+            self._assign(read)
             self._consumer.close()
+
+    def _assign(self, read: set[int]) -> None:
+        """Begin to read what is wanted; without anything to read, wait for that."""
+        while True:
+            try:
+                partitions, done = self._wanted.get(block=not read and not self._closing.is_set(), timeout=_POLL_S)
+            except Empty:
+                return
+            if self._closing.is_set():
+                done.set_exception(UnavailableError("the connection is closed", retry_after_s=0))
+                continue
+            try:
+                new = [number for number in partitions if number not in read]
+                ends = [end for _, end in watermarks(self._consumer, self._inward, self.settings)] if new else []
+                if new:
+                    starts = [TopicPartition(self._inward, number, ends[number]) for number in new]
+                    self._consumer.incremental_assign(starts)
+                    read.update(new)
+                done.set_result(None)
+            except HoldfastError as error:
+                done.set_exception(error)
+
+    def _poll(self) -> bool:
+        first = self._consumer.poll(_POLL_S)
+        if first is None:
+            return True
+        for message in (first, *self._consumer.consume(_BATCH, 0)):
+            error = message.error()
+            if error is None:
+                self._heard(message.key(), message.value() or b"")
+            elif error.fatal():
+                self._failed(translate(error, self.settings, f"read {self._inward}"))
+                return False
+        return True
 
 
 class SharedLink:

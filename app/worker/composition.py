@@ -25,6 +25,7 @@ from app.handlers import Handler
 from app.protocol.backup_order import backup_order
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
+from app.worker import exchange_view
 from app.worker.local import membership_client, open_stores, worker_directory
 from tables import exchanges as exchange_tables
 from tables import placements, sessions, waiting
@@ -239,6 +240,27 @@ class Worker:
 
     def _state(self, name: str) -> str:
         return "running" if name != self.name or self.ready()[0] else "restoring"
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise UnavailableError("the worker is starting", retry_after_s=0.5)
+        return self._engine
+
+    def managers(self) -> list[dict[str, Any]]:
+        """The managers of exchanges: host and backups of each."""
+        return exchange_view.managers(self._running())
+
+    def manager_of(self, exchange: str) -> int:
+        """The number of the manager of an exchange."""
+        return exchange_view.manager_of(exchange, self.settings.routers)
+
+    def local_exchanges(self) -> dict[str, Any]:
+        """The exchanges that are managed here, and the marks of all managers whose rows are here."""
+        return exchange_view.local(self._running())
+
+    def read_exchange(self, exchange: str) -> dict[str, Any] | None:
+        """An exchange that is managed here; see :func:`app.worker.exchange_view.show`."""
+        return exchange_view.show(self._running(), exchange)
 
     def locate(self, tenant: str, session: str) -> Location:
         """Compute where a session lives; it need not exist."""
