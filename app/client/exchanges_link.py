@@ -188,7 +188,7 @@ class Link:
                     self._consumer.incremental_assign(starts)
                     read.update(new)
                 done.set_result(None)
-            except HoldfastError as error:
+            except (HoldfastError, KafkaException) as error:
                 done.set_exception(error)
 
     def _poll(self) -> bool:
