@@ -50,7 +50,7 @@ class Performing:
     def _run(self) -> None:
         try:
             self.session.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to the test.
             self.error = error
 
     def __enter__(self) -> "Performing":
@@ -169,7 +169,7 @@ def test_bodies_of_a_megabyte_and_bodies_over_the_limit(cluster: Workers, hpc: P
         assert session.receive(WAIT_S).body["size"] == 1_000_000
     with opened(cluster, "large") as session:
         assert session.restart == "y" * 500_000
-        with pytest.raises(ValueError, match="bytes are allowed|are allowed"):
+        with pytest.raises(ValueError, match="are allowed"):
             session.submit("x" * 2_200_000)
         with pytest.raises(ValueError, match="restart data"):
             session.submit(1, restart="x" * 600_000)

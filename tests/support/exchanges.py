@@ -1,7 +1,7 @@
-"""Programs of client and server computers for the tests of exchanges: each checks what it is told against what it knows.
+"""Programs of client and server computers for the tests of exchanges: each checks what it is told.
 
-``python -m tests.support.exchanges client DIRECTORY EXCHANGES REQUESTS`` drives exchanges to their end, a thread each, and
-notes in a file what it was told. ``… server NAME`` performs. Both find the cluster in the environment.
+``python -m tests.support.exchanges client DIRECTORY EXCHANGES REQUESTS`` drives exchanges to their end, a thread each,
+and notes in a file what it was told. ``… server NAME SECONDS`` performs. Both find the cluster in the environment.
 """
 
 import hashlib
@@ -48,13 +48,13 @@ def perform(body: dict[str, Any], restart: Any) -> tuple[Any, Any]:
     return after, after
 
 
-class Mismatch(Exception):
+class MismatchError(Exception):
     """What was told differs from what it must be."""
 
 
 def check(what: str, told: object, right: object) -> None:
     if told != right:
-        raise Mismatch(f"{what}: {told!r}, not {right!r}")
+        raise MismatchError(f"{what}: {told!r}, not {right!r}")
 
 
 def drive(exchange: str, requests: int, note: Path) -> None:
@@ -91,7 +91,7 @@ def client(directory: Path, names: list[str], requests: int) -> int:
             return
         try:
             drive(exchange, requests, note)
-        except (Mismatch, TimeoutError, HoldfastError) as error:
+        except (MismatchError, TimeoutError, HoldfastError) as error:
             failures.append(f"{exchange}: {type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=run, args=(name,)) for name in names]

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from agents import exchange_attendance
 from app.protocol import exchange_model as model
 from app.protocol.exchange_model import Effect
 from tests.unit.agents.exchange_bench import LIMIT, ManagerBench
@@ -184,10 +183,10 @@ def test_an_older_client_is_fenced(bench: ManagerBench) -> None:
 
 def silence(bench: ManagerBench, monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[dict[str, Any]]:
     """Let time pass in small steps; return what was written to ``assignments``."""
-    now = exchange_attendance.time.monotonic()
+    now = time.monotonic()
     found = []
     for step in range(round(seconds * 4)):
-        monkeypatch.setattr(exchange_attendance.time, "monotonic", lambda at=now + step / 4: at)
+        monkeypatch.setattr(time, "monotonic", lambda at=now + step / 4: at)
         bench.manager.on_time(0)
         found += bench.commit().get("assignments", [])
     return found
@@ -214,7 +213,7 @@ def test_a_silent_server_session_loses_its_exchanges(bench: ManagerBench, monkey
 def test_a_worker_that_stood_still_takes_nobody_for_dead(bench: ManagerBench, monkeypatch: pytest.MonkeyPatch) -> None:
     begun(bench, requests=1)
     now = time.monotonic()
-    monkeypatch.setattr(exchange_attendance.time, "monotonic", lambda: now + 3_600)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3_600)
     bench.manager.on_time(0)
     assert bench.commit() == {}
     assert bench.row()["server"] == "hpc-1"
