@@ -60,8 +60,8 @@ class Attendance:
 
     @property
     def due(self) -> float:
-        """Seconds until the next look: a whole millisecond at least, or the loop would turn for nothing."""
-        return max(1, self._next_ms - self._clock.tick()) / 1000
+        """Seconds until the next look."""
+        return max(0, self._next_ms - self._clock.tick()) / 1000
 
     def expect(self, session: Session, incarnation: int) -> None:
         """A session that took part under the manager before: it has a lease to say that it is there."""

@@ -80,6 +80,7 @@ class Manager:
         self._orphans: set[bytes] = set()
         self._timers = Timers(context.timeout, context.retention)
         self._held = False
+        self._again: float | None = None
         self._desk = Desk(context.engine, self._ledger, self._mail, find=self._find_server, forget=self._forget)
         self._open(place)
 
@@ -112,7 +113,7 @@ class Manager:
             subject = b"exchange-%d" % self._number
             fields = {"manager": self._number, "worker": self._context.worker, "exchanges": count}
             self._mail.event("exchanges-restarted", _wall_ms(), subject, fields)
-        self._desk.drain()
+        self._drain()
 
     # -- records ----------------------------------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class Manager:
         batch.start = index
         if requests:
             self._position = all_records[index].offset() if index < len(all_records) else batch.next_offset
-        self._desk.drain()
+        self._drain()
 
     def _dead_letter(self, topic: str, record: Record, error: str, text: str) -> None:
         key = record.key()
@@ -296,27 +297,27 @@ class Manager:
     # -- time -------------------------------------------------------------------------------------------------------
 
     def due(self) -> float | None:
-        now = time.time()
-        if self._desk.pending:
-            return now + (HELD_S if self._context.engine.unit.full else 0.0)
-        waits = [self._attendance.due]
+        wait = self._attendance.due
         if self._timers.due is not None:
-            waits.append(self._timers.due)
-        if self._held:
-            waits.append(HELD_S)
-        return now + min(waits)
+            wait = min(wait, self._timers.due)
+        if self._again is not None:
+            wait = min(wait, self._again - time.monotonic())
+        # What is due is long past: a time that is just now would not be so for whoever took the time before.
+        return time.time() + wait if wait > 0 else 0.0
 
     def on_time(self, now: float) -> None:
         """The unit that a timer fills commits an offset of ours, so that an old host cannot commit it."""
+        self._again = None
         self._attendance.look()
         for key, reason in self._timers.passed(
             lambda found: self._attendance.present(("client", found)) is not None, self._ledger.get
         ):
             self.apply(key, model.Forgotten() if reason == "retention" else model.Closed("expired", reason))
-        self._desk.drain()
-        if self._held and not self._behind():
-            self._desk.tell()
-            self._held = False
+        self._drain()
+        if self._held:
+            self._held = self._behind()
+            if not self._held:
+                self._desk.tell()
         unit, names = self._context.engine.unit, self._context.names
         if self._ledger.dirty or any(
             (topic, self._number) in unit.records for topic in (names.replies, names.assignments)
@@ -337,7 +338,20 @@ class Manager:
         if not self._context.lag_max or not self._desk.telling:
             return False
         lag = self._context.lag(self._number)
-        return lag is None or lag > self._context.lag_max
+        behind = lag is None or lag > self._context.lag_max
+        if behind:
+            self._look_again(HELD_S)
+        return behind
+
+    def _drain(self) -> None:
+        """Send what is due of restarts; the rest when the loop has looked at something else."""
+        self._desk.drain()
+        if self._desk.pending:
+            self._look_again(HELD_S if self._context.engine.unit.full else 0.0)
+
+    def _look_again(self, after_s: float) -> None:
+        at = time.monotonic() + after_s
+        self._again = at if self._again is None else min(self._again, at)
 
     def after_commit(self, offsets: Mapping[Partition, int]) -> None:
         self._attendance.committed()
