@@ -1,7 +1,8 @@
 """Exchanges over HTTP: any worker answers for all, by asking the hosts of the managers.
 
 ==================================  =========================================================================
-``GET /api/exchanges``              all exchanges and their managers; ``?local=1``: those of this worker only
+``GET /api/exchanges``              all exchanges and their managers; for workers ``?local=1``: those of this one,
+                                    ``?local=marks``: how new the rows are that this one has
 ``GET /api/exchanges/{exchange}``   one, with restart data and both queues
 ==================================  =========================================================================
 """
@@ -38,6 +39,9 @@ class ExchangeView(Protocol):
     def local_exchanges(self) -> dict[str, Any]:
         """``exchanges`` that are managed here, and ``marks`` of all managers whose rows are here."""
 
+    def exchange_marks(self) -> dict[str, dict[str, Any]]:
+        """The ``marks`` alone."""
+
     def read_exchange(self, exchange: str) -> dict[str, Any] | None:
         """One that is managed here; None: there is none.
 
@@ -64,6 +68,8 @@ class Exchanges:
         router.add_get("/api/exchanges/{exchange}", self._show)
 
     async def _list(self, request: web.Request) -> web.Response:
+        if request.query.get("local") == "marks":
+            return answer({"marks": self._view.exchange_marks()})
         local = await asyncio.to_thread(self._view.local_exchanges)
         if request.query.get("local"):
             return answer(local)

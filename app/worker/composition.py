@@ -26,6 +26,7 @@ from app.protocol.backup_order import backup_order
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.worker import exchange_view
+from app.worker.exchange_backup import BackupLag
 from app.worker.local import membership_client, open_stores, worker_directory
 from tables import exchanges as exchange_tables
 from tables import placements, sessions, waiting
@@ -81,6 +82,7 @@ class Worker:
         self._names = topics.Names(settings.namespace)
         self._incarnation = int(time.time() * 1000)
         self._engine: Engine | None = None
+        self._backup_lag = BackupLag(self._running, settings.token.get_secret_value())
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -95,6 +97,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, engine.stop)
         watchdog.start()
+        if self.settings.exchange_backup_lag:
+            self._backup_lag.start()
         await app.start()
         announcing = asyncio.ensure_future(self._announce(url, ready))
         try:
@@ -106,6 +110,7 @@ class Worker:
         finally:
             announcing.cancel()
             watchdog.stop()
+            self._backup_lag.stop()
             await app.stop()
 
     async def _announce(self, url: str, ready: Callable[[str], None]) -> None:
@@ -167,6 +172,8 @@ class Worker:
             timeout=settings.exchange_timeout,
             retention=settings.exchange_retention,
             crashes_max=settings.max_crashes,
+            lag_max=settings.exchange_backup_lag,
+            lag=self._backup_lag.lag,
         )
         engine.residents = {
             "router": lambda place: router.Router(routing, place),
@@ -257,6 +264,10 @@ class Worker:
     def local_exchanges(self) -> dict[str, Any]:
         """The exchanges that are managed here, and the marks of all managers whose rows are here."""
         return exchange_view.local(self._running())
+
+    def exchange_marks(self) -> dict[str, dict[str, Any]]:
+        """By manager of exchanges, how new the rows are that are here."""
+        return exchange_view.marks(self._running())
 
     def read_exchange(self, exchange: str) -> dict[str, Any] | None:
         """An exchange that is managed here; see :func:`app.worker.exchange_view.show`."""

@@ -39,15 +39,24 @@ def managers(engine: Engine) -> list[dict[str, Any]]:
 def local(engine: Engine) -> dict[str, Any]:
     """The exchanges that are managed here, and the marks of all managers whose rows are here."""
     found: list[dict[str, Any]] = []
-    marks: dict[str, dict[str, Any]] = {}
+    for place in list(engine.places.all.values()):
+        if place.kind.name == KIND and place.running and table.NAME in place.rows:
+            found += summaries(place)
+    return {"exchanges": found[:LISTED_MAX], "marks": marks(engine), "truncated": len(found) > LISTED_MAX}
+
+
+def marks(engine: Engine) -> dict[str, dict[str, Any]]:
+    """By manager, how new the rows are that are here: of those that are managed here, and of those followed."""
+    found: dict[str, dict[str, Any]] = {}
     for place in list(engine.places.all.values()):
         rows = place.rows.get(table.NAME) if place.kind.name == KIND else None
-        if rows is None:
-            continue
-        marks[str(place.number)] = {"worker": engine.options.name, "hosts": place.running, "at_ms": mark(rows)}
-        if place.running:
-            found += summaries(place)
-    return {"exchanges": found[:LISTED_MAX], "marks": marks, "truncated": len(found) > LISTED_MAX}
+        if rows is not None:
+            found[str(place.number)] = {
+                "worker": engine.options.name,
+                "hosts": place.running,
+                "at_ms": mark(rows),
+            }
+    return found
 
 
 def mark(rows: Rows) -> int | None:

@@ -33,6 +33,7 @@ class Host:
 
     def kill_program(self) -> None:
         victim = wait_for(self.program, WAIT_S, "the program runs")
+        assert victim is not None
         victim.kill()
 
         def another() -> bool:

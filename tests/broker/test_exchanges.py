@@ -281,6 +281,18 @@ def test_what_every_worker_tells(cluster: Workers, hpc: Performing) -> None:
         assert cluster.running[0].get("/api/exchanges/unheard-of")[0] == 404
 
 
+@pytest.mark.settings(exchange_backup_lag=5, lease=2)
+def test_nothing_is_acknowledged_without_a_backup_that_has_it(workers: Workers) -> None:
+    """One worker has no backup: what is submitted is stored, and told only when another worker follows it."""
+    workers.start_ready("w1")
+    with Performing(workers, "hpc-1", doubled), opened(workers, "backed-up") as session:
+        future = session.submit_nowait({"n": 1})
+        wait_for(lambda: shown(workers, "backed-up")["answered"] == 1, WAIT_S, "it is performed")
+        assert not future.done()
+        workers.start_ready("w2")
+        assert future.result(WAIT_S) == 1
+
+
 def test_cancelled_under_its_client(cluster: Workers, hpc: Performing, capsys: pytest.CaptureFixture[str]) -> None:
     with opened(cluster, "cancelled") as session:
         assert run_cli(cluster, capsys, "cancel", "cancelled")[0] == 0

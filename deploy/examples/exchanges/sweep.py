@@ -43,7 +43,8 @@ with ClientSession(exchange=os.environ.get("HOLDFAST_EXCHANGE") or "percolation"
         f'<polyline points="{line}" fill="none" stroke="#06c" stroke-width="2"/><g fill="#06c">{dots}</g>'
         f'<text x="40" y="360">{sweep[0]["probability"]}</text>'
         f'<text x="535" y="360">{sweep[-1]["probability"]}</text>'
-        '<text x="10" y="45">1</text><text x="10" y="345">0</text><text x="220" y="374">probability of an open site</text>'
+        '<text x="10" y="45">1</text><text x="10" y="345">0</text>'
+        '<text x="220" y="374">probability of an open site</text>'
         f'<text x="180" y="25">Site percolation, {SIZE} by {SIZE}, {SAMPLES} grids a point</text></svg>\n'
     )
 
