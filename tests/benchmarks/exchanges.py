@@ -1,7 +1,7 @@
 """Exchanges: latency at a rate, throughput over many, and how soon both sides are restarted after a manager's death.
 
-``.venv/bin/python -m tests.benchmarks.exchanges`` runs all of it on an embedded broker; the functions can be used one by
-one. Client and server are programs of their own, as in life: ``… client MODE …`` and ``… server NAME`` inside of them.
+``.venv/bin/python -m tests.benchmarks.exchanges`` runs all of it on an embedded broker; the functions can be used one
+by one. Client and server are programs of their own, as in life: ``… client MODE …`` and ``… server NAME``.
 """
 
 import json
@@ -53,7 +53,8 @@ def drive_throughput(exchanges: int, seconds: float) -> dict[str, Any]:
             sent[index] += 1
             session.submit_nowait({"n": sent[index]}, restart=sent[index])
         expect(index)
-    count, counted, started = 0, 0, time.monotonic()
+    count, counted = 0, 0
+    begun = started = time.monotonic()
     warm = started + seconds / 4
     while (now := time.monotonic()) < started + seconds:
         index, done = ready.get()
@@ -76,18 +77,21 @@ def drive_latency(exchanges: int, rate: float, seconds: float) -> dict[str, Any]
     taken: list[float] = []
     lock = threading.Lock()
 
-    def expect(session: ClientSession, due: dict[int, float]) -> None:
+    waiting: list[dict[int, float]] = [{} for _ in sessions]
+    expecting = [False] * exchanges
+
+    def expect(index: int) -> None:
         def done(future: Future[Response]) -> None:
             number = future.result().number
             with lock:
-                taken.append(time.monotonic() - due.pop(number))
-            session.acknowledge_nowait(number)
-            if due:
-                expect(session, due)
+                taken.append(time.monotonic() - waiting[index].pop(number))
+                expecting[index] = more = bool(waiting[index])
+            sessions[index].acknowledge_nowait(number)
+            if more:
+                expect(index)
 
-        session.expect().add_done_callback(done)
+        sessions[index].expect().add_done_callback(done)
 
-    waiting: list[dict[int, float]] = [{} for _ in sessions]
     started = time.monotonic()
     total = round(rate * seconds)
     for number in range(total):
@@ -95,11 +99,12 @@ def drive_latency(exchanges: int, rate: float, seconds: float) -> dict[str, Any]
         while (left := due - time.monotonic()) > 0:
             time.sleep(left)
         index = number % exchanges
-        idle = not waiting[index]
-        waiting[index][number // exchanges + 1] = time.monotonic()
+        with lock:
+            waiting[index][number // exchanges + 1] = time.monotonic()
+            begin, expecting[index] = not expecting[index], True
         sessions[index].submit_nowait({"n": number})
-        if idle:
-            expect(sessions[index], waiting[index])
+        if begin:
+            expect(index)
     deadline = time.monotonic() + 30
     while len(taken) < total and time.monotonic() < deadline:
         time.sleep(0.05)
