@@ -218,6 +218,7 @@ class SharedLink:
         self._listeners: dict[bytes, list[Hear]] = {}
         self._beats: list[Beat] = []
         self._users = 0
+        self._settings = settings
         self._lock = threading.Lock()
         self.link = Link(settings, out, inward, heard=self._heard, beat=self._beat, failed=self._failed)
 
@@ -238,8 +239,13 @@ class SharedLink:
             self._users -= 1
             if self._users:
                 return
-            self._all.pop(self.link.settings, None)
+            self._retire()
         self.link.close(timeout)
+
+    def _retire(self) -> None:
+        """Nobody joins any more."""
+        if self._all.get(self._settings) is self:
+            del self._all[self._settings]
 
     def add(self, key: bytes, listener: Hear, beat: Beat) -> int:
         """Listen to an exchange; return its partition."""
@@ -284,6 +290,8 @@ class SharedLink:
                 beat(called)
 
     def _failed(self, error: HoldfastError) -> None:
+        with self._guard:
+            self._retire()
         with self._lock:
             listeners = [listener for found in self._listeners.values() for listener in found]
         for listener in listeners:
