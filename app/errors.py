@@ -5,6 +5,7 @@
   * :exc:`ConfigurationError`: the operator must change something before a new start; exit code 2
   * :exc:`BrokerUnreachableError`: the Kafka cluster does not answer; exit code 3
   * :exc:`FencedError`: a younger owner exists; drop the work, never retry it
+  * :exc:`ExchangeClosedError`: the exchange is over; nothing can be added to it
   * :exc:`ProtocolError`: never raised itself
 
     * :exc:`LocalProtocolError`: this program broke a protocol; a bug here
@@ -79,6 +80,23 @@ class FencedError(HoldfastError):
 
     def __str__(self) -> str:
         return f"{self.resource} was taken over ({self.theirs}, ours was {self.ours}): leave it to its new owner"
+
+
+class ExchangeClosedError(HoldfastError):
+    """An exchange is over: finished, cancelled or expired; or its manager refuses to go on with it.
+
+    Args:
+        exchange: its name.
+        outcome: ``finished``, ``cancelled``, ``expired``, or the reason of the refusal.
+    """
+
+    def __init__(self, exchange: str, outcome: str) -> None:
+        super().__init__(exchange, outcome)
+        self.exchange = exchange
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        return f"exchange {self.exchange} is over ({self.outcome}): open one with another name"
 
 
 class ProtocolError(HoldfastError):

@@ -181,6 +181,9 @@ class Settings(BaseSettings):
     upload_expires: _Seconds = 86_400.0
     lease: _Seconds = 10.0
     progress_interval: _Seconds = 1.0
+    exchange_timeout: _Seconds = 604_800.0
+    exchange_retention: _Seconds = 86_400.0
+    exchange_backup_lag: _SecondsOrZero = 0.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
         BeforeValidator(_lower),

@@ -130,6 +130,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.changelog("transfers"), routers),
         (names.changelog("sessions"), servers),
         (names.changelog("waiting"), servers),
+        (names.changelog("exchanges"), routers),
+        (names.changelog("exchange-messages"), routers),
     ]
     return [
         *(TopicSpec(name, count, _kept(size, milliseconds)) for name, count, size, milliseconds in kept),

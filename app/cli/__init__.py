@@ -33,6 +33,7 @@ class _Commands(LazyGroup):
         "workers": ("app.cli.workers", "workers"),
         "dead-letters": ("app.cli.dead_letters", "dead_letters"),
         "events": ("app.cli.events", "events"),
+        "exchange": ("app.cli.exchange", "exchange"),
         "doctor": ("app.cli.doctor", "doctor"),
     }
 

@@ -5,6 +5,7 @@
 ``GET /metrics``                          for Prometheus
 ``GET /api/status``                       the cluster as this worker sees it
 ``GET /api/sessions/{tenant}/{session}``  answered by the worker that hosts the session's server
+``GET /api/exchanges[/{exchange}]``        see :mod:`app.web.exchanges`
 ``POST /api/tasks[?wait=S]``              202 and the task's place; with ``wait`` 200 and the result, or 504
 ========================================  ===================================================================
 
@@ -26,6 +27,7 @@ from yarl import URL
 from app.records import Task, valid_name
 from app.settings import Settings
 from app.web.answers import ProblemError, answer, bearer, errors_as_json, seconds
+from app.web.exchanges import Exchanges
 from app.web.gateway import Gateway
 from app.web.view import ClusterView
 
@@ -70,6 +72,7 @@ class Api:
         application.router.add_get("/api/status", self._status)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
+        Exchanges(self._view, self._others).add_to(application.router)
         application.cleanup_ctx.append(self._connections)
         return application
 
@@ -77,6 +80,10 @@ class Api:
         async with aiohttp.ClientSession(timeout=_FORWARD_TIMEOUT) as self._peers:
             yield
         await asyncio.to_thread(self._gateway.close)
+
+    def _others(self) -> aiohttp.ClientSession:
+        assert self._peers is not None, "requests come between start and end of the application"
+        return self._peers
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _verdict(*self._view.healthy())

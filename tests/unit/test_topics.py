@@ -27,6 +27,7 @@ def test_partitions_follow_routers_and_servers() -> None:
         **dict.fromkeys(("tasks", "commands", "results", "delay", "transfers", "transfer-replies"), 4),
         **dict.fromkeys(("requests", "assignments", "responses", "replies"), 4),
         **dict.fromkeys(("placements-changelog", "parked-changelog", "transfers-changelog"), 4),
+        **dict.fromkeys(("exchanges-changelog", "exchange-messages-changelog"), 4),
         **dict.fromkeys(("work", "handoffs", "sessions-changelog", "waiting-changelog"), 5),
         **dict.fromkeys(("events", "dead-letters", "views", "suspects"), 1),
     }
