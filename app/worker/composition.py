@@ -26,8 +26,8 @@ from app.protocol.backup_order import backup_order
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.storage import open_storage
-from app.worker import transfers as transfers_here
 from app.worker import exchange_view
+from app.worker import transfers as transfers_here
 from app.worker.exchange_backup import BackupLag
 from app.worker.local import membership_client, open_stores, worker_directory
 from tables import exchanges as exchange_tables

@@ -44,6 +44,21 @@ class FakeView:
     def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
         return self.rows.get((tenant, session))
 
+    def managers(self) -> list[dict[str, Any]]:
+        return []
+
+    def manager_of(self, exchange: str) -> int:
+        return 0
+
+    def local_exchanges(self) -> dict[str, Any]:
+        return {"exchanges": [], "marks": {}}
+
+    def exchange_marks(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def read_exchange(self, exchange: str) -> dict[str, Any] | None:
+        return None
+
 
 @dataclass
 class FakeGateway:
