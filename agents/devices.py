@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 WAITING_MAX: Final = 32 << 20
 """Bytes that may wait to be written; beyond it the topic is read no further."""
 
+_DEVICE: Final = "device-"
+
 
 @dataclass(slots=True)
 class Piece:
@@ -113,8 +115,11 @@ class Devices:
             self._drop(connection)
             session = None
         if session is None:
-            request = f"device-{time.time_ns()}"
-            reply, state = owner.step(connection, Lock(int(time.time() * 1000), owner.context.worker, request))
+            request = f"{_DEVICE}{time.time_ns()}"
+            # Whoever serviced a device before was its owner then: it is so no more.
+            before = isinstance(state, Conveying) and state.held.request.startswith(_DEVICE)
+            seen = state.instance if before else None
+            reply, state = owner.step(connection, Lock(int(time.time() * 1000), owner.context.worker, request, seen))
             if not isinstance(reply, Granted) or not isinstance(state, Conveying):
                 owner.answer(connection, fields, reply_fields(reply, state))
                 return

@@ -106,10 +106,20 @@ def test_a_new_host_goes_on(bench: OwnerBench, tmp_path: Path) -> None:
     send(bench, "dev", begin())
     send(bench, "dev", data(0, 4000))
     replies(bench, "dev", 2)
+    # The lease of the host that died is not over.
+    bench.context.worker = "w2"
     bench.reopen()
     send(bench, "dev", data(4000, len(DATA)))
     wait_for(lambda: isinstance(bench.state("dev"), Done), 10, "the whole")
     assert file_of(bench, "dev", tmp_path) == DATA
+
+
+def test_what_a_worker_services_is_not_a_devices(bench: OwnerBench) -> None:
+    send(bench, "dev", begin())
+    bench.run(lambda: print(bench.owner.step("dev", Lock(int(time.time() * 1000), "w9", "r"))))
+    send(bench, "dev", data(0, 4000))
+    last = replies(bench, "dev", 2)[-1]
+    assert (last["reason"], last["holder"]) == ("locked", "w9")
 
 
 def test_a_device_that_is_silent_is_let_go(bench: OwnerBench) -> None:
