@@ -34,7 +34,7 @@ class ClientSession:
         bootstrap: Kafka's bootstrap servers; empty: those of the settings.
         exchange: its name: 1 to 200 characters without control characters.
         client: the client's name, the same rule.
-        namespace: as the workers have it; None: that of the settings.
+        namespace: as the workers have it; None: that of the settings, ``holdfast`` by default.
         window: how many requests may be submitted and not acknowledged; None: as it is, or 8.
         deadline: seconds after which an exchange that is not finished expires; None: as it is, or never.
         timeout: seconds to wait for a manager in every call that takes no time of its own.
@@ -55,7 +55,7 @@ class ClientSession:
         bootstrap: str = "",
         exchange: str = "",
         client: str = "",
-        namespace: str | None = "holdfast",
+        namespace: str | None = None,
         *,
         window: int | None = None,
         deadline: float | None = None,

@@ -64,7 +64,7 @@ class ServerSession:
             the younger one counts.
         perform: ``perform(body, restart) -> (body, restart)``; a function or a coroutine function. ``restart`` is None
             for the first request of an exchange.
-        namespace: as the workers have it; None: that of the settings.
+        namespace: as the workers have it; None: that of the settings, ``holdfast`` by default.
         threads: how many requests, of different exchanges, are performed at once.
         timeout: seconds to wait for the brokers at the start.
         settings: a whole settings object instead of ``more``.
@@ -80,7 +80,7 @@ class ServerSession:
         bootstrap: str = "",
         server: str = "",
         perform: Perform | None = None,
-        namespace: str | None = "holdfast",
+        namespace: str | None = None,
         *,
         threads: int = 1,
         timeout: float = 30.0,
