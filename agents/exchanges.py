@@ -114,6 +114,7 @@ class Manager:
             fields = {"manager": self._number, "worker": self._context.worker, "exchanges": count}
             self._mail.event("exchanges-restarted", _wall_ms(), subject, fields)
         self._drain()
+        self._own()
 
     # -- records ----------------------------------------------------------------------------------------------------
 
@@ -306,7 +307,7 @@ class Manager:
         return time.time() + wait if wait > 0 else 0.0
 
     def on_time(self, now: float) -> None:
-        """The unit that a timer fills commits an offset of ours, so that an old host cannot commit it."""
+        """``now`` is not looked at: the wall clock may jump."""
         self._again = None
         self._attendance.look()
         for key, reason in self._timers.passed(
@@ -318,6 +319,10 @@ class Manager:
             self._held = self._behind()
             if not self._held:
                 self._desk.tell()
+        self._own()
+
+    def _own(self) -> None:
+        """Whatever this unit says in our name commits an offset of ours, so that only the owner can say it."""
         unit, names = self._context.engine.unit, self._context.names
         if self._ledger.dirty or any(
             (topic, self._number) in unit.records for topic in (names.replies, names.assignments)

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import Empty, Queue
 from typing import Any, ClassVar, Final, Self
 
@@ -89,9 +89,14 @@ class Link:
 
         Raises:
             BrokerUnreachableError, ConfigurationError: the brokers do not tell where they end.
+            UnavailableError: the connection is closed.
         """
         done: Future[None] = Future()
         self._wanted.put((partitions, done))
+        while not done.done() and self._threads[0].is_alive():
+            wait([done], _POLL_S)
+        if not done.done():
+            raise UnavailableError("the connection is closed", retry_after_s=0)
         done.result()
 
     def send(self, key: bytes, value: bytes, partition: int, done: Callable[..., None] | None = None) -> None:
