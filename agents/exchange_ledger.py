@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from app.engine.table import Rows
 from app.protocol.exchange_model import Absent, Ended, Exchange, Open
 from tables import exchanges as table
-from tables.exchanges import ExchangeRow
+from tables.exchanges import ExchangeRow, Mark
 
 KEPT_MAX = 20_000
 """Exchanges that stay decoded between units; beyond it they are read from their rows again."""
@@ -26,10 +26,23 @@ class Ledger:
         self._kept: dict[bytes, Exchange] = {}
         self._opened: dict[bytes, int] = {}
         self._dirty: set[bytes] = set()
+        row = exchanges.get(table.MARK)
+        self._host = "" if row is None else table.decode_mark(row).host
+        self._renamed = False
 
     @property
     def dirty(self) -> bool:
-        return bool(self._dirty)
+        return bool(self._dirty) or self._renamed
+
+    @property
+    def host(self) -> str:
+        """The last host that has restarted both sides of everything, after it had taken these rows over."""
+        return self._host
+
+    def restarted_by(self, host: str) -> None:
+        """This one has."""
+        self._renamed = self._renamed or host != self._host
+        self._host = host
 
     def all(self) -> Iterator[tuple[bytes, ExchangeRow]]:
         """Every committed row, when nothing is changed yet."""
@@ -63,9 +76,10 @@ class Ledger:
             else:
                 self._exchanges.delete(key)
                 self._forget(key)
-        if self._dirty:
-            self._exchanges.put(table.MARK, table.encode_mark(now_ms))
+        if self.dirty:
+            self._exchanges.put(table.MARK, table.encode_mark(Mark(now_ms, self._host)))
         self._dirty.clear()
+        self._renamed = False
         if len(self._kept) > KEPT_MAX:
             for key in list(self._kept)[: KEPT_MAX // 2]:
                 self._forget(key)

@@ -70,6 +70,7 @@ class Manager:
         names = context.names
         self._context = context
         self._number = place.number
+        self._host = f"{context.engine.options.name} {context.engine.options.incarnation}"
         self._ledger = Ledger(place.rows[table.NAME], place.rows[table.MESSAGES])
         self._mail = Mail(context.engine, names, place.number)
         self._attendance = Attendance(round(context.lease * 1000), self._presence_changed, self._mail.roll_call)
@@ -82,15 +83,13 @@ class Manager:
         self._held = False
         self._again: float | None = None
         self._desk = Desk(context.engine, self._ledger, self._mail, find=self._find_server, forget=self._forget)
-        self._open(place)
+        self._open()
 
     # -- taking over ------------------------------------------------------------------------------------------------
 
-    def _open(self, place: Place) -> None:
+    def _open(self) -> None:
         """Find out who takes part; another host's exchanges are restarted on both sides."""
-        options = self._context.engine.options
-        tag = place.committed[self._requests].tag
-        ours = tag is not None and (tag.worker, tag.incarnation) == (options.name, options.incarnation)
+        ours = self._ledger.host == self._host
         count = 0
         for key, row in self._ledger.all():
             exchange = row.exchange
@@ -106,7 +105,7 @@ class Manager:
                 self._orphans.add(key)
             if not ours:
                 self.apply(key, model.ManagerStarted())
-        if tag is not None or count:
+        if self._ledger.host:
             self._mail.roll_call()
         if count and not ours:
             log.info("exchange-%d: taken over; both sides of %d exchanges are restarted", self._number, count)
@@ -114,6 +113,7 @@ class Manager:
             fields = {"manager": self._number, "worker": self._context.worker, "exchanges": count}
             self._mail.event("exchanges-restarted", _wall_ms(), subject, fields)
         self._drain()
+        self._own()
 
     # -- records ----------------------------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class Manager:
         return time.time() + wait if wait > 0 else 0.0
 
     def on_time(self, now: float) -> None:
-        """The unit that a timer fills commits an offset of ours, so that an old host cannot commit it."""
+        """``now`` is not looked at: the wall clock may jump."""
         self._again = None
         self._attendance.look()
         for key, reason in self._timers.passed(
@@ -318,6 +318,10 @@ class Manager:
             self._held = self._behind()
             if not self._held:
                 self._desk.tell()
+        self._own()
+
+    def _own(self) -> None:
+        """Whatever this unit says in our name commits an offset of ours, so that only the owner can say it."""
         unit, names = self._context.engine.unit, self._context.names
         if self._ledger.dirty or any(
             (topic, self._number) in unit.records for topic in (names.replies, names.assignments)
@@ -348,6 +352,8 @@ class Manager:
         self._desk.drain()
         if self._desk.pending:
             self._look_again(HELD_S if self._context.engine.unit.full else 0.0)
+        else:
+            self._ledger.restarted_by(self._host)
 
     def _look_again(self, after_s: float) -> None:
         at = time.monotonic() + after_s

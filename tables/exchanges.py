@@ -18,7 +18,10 @@ MESSAGES = "exchange-messages"
 VERSION = 1
 
 MARK = b"\0mark"
-"""Key of the row that says when its manager changed a row last: it tells how far a backup is behind. No name is so."""
+"""Key of the row that says when its manager changed a row last, and which host has restarted both sides.
+
+No name has a zero byte.
+"""
 
 _PLAIN = (
     "client",
@@ -103,12 +106,24 @@ def decode(row: bytes) -> ExchangeRow:
     return ExchangeRow(exchange, fields["opened_ms"], fields["changed_ms"])
 
 
-def encode_mark(at_ms: int) -> bytes:
-    return b'%b"at_ms":%d}' % (HEAD, at_ms)
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """``at_ms``: the clock of the manager's host, which tells how far a backup is behind. ``host``: who, and its start.
+
+    A host whose name is here has sent every restart that it had to send when it took the manager over.
+    """
+
+    at_ms: int
+    host: str
 
 
-def decode_mark(row: bytes) -> int:
-    return int(fields_of(row)["at_ms"])
+def encode_mark(mark: Mark) -> bytes:
+    return b'%b"at_ms":%d,"host":%b}' % (HEAD, mark.at_ms, orjson.dumps(mark.host))
+
+
+def decode_mark(row: bytes) -> Mark:
+    fields = fields_of(row)
+    return Mark(fields["at_ms"], fields["host"])
 
 
 def request_key(exchange: bytes, number: int) -> bytes:

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import Empty, Queue
 from typing import Any, ClassVar, Final, Self
 
@@ -69,6 +69,7 @@ class Link:
         self._beat = beat
         self._failed = failed
         self._closing = threading.Event()
+        self._read: frozenset[int] = frozenset()
         self._wanted: Queue[tuple[tuple[int, ...], Future[None]]] = Queue()
         self._producer = _make_producer(settings)
         self.managers = partitions_of(self._producer, out, settings)
@@ -89,9 +90,16 @@ class Link:
 
         Raises:
             BrokerUnreachableError, ConfigurationError: the brokers do not tell where they end.
+            UnavailableError: the connection is closed.
         """
+        if self._read.issuperset(partitions):
+            return
         done: Future[None] = Future()
         self._wanted.put((partitions, done))
+        while not done.done() and self._threads[0].is_alive():
+            wait([done], _POLL_S)
+        if not done.done():
+            raise UnavailableError("the connection is closed", retry_after_s=0)
         done.result()
 
     def send(self, key: bytes, value: bytes, partition: int, done: Callable[..., None] | None = None) -> None:
@@ -157,36 +165,36 @@ class Link:
 
     def _reading(self) -> None:
         """All calls of the consumer are made here: two at once may wait for each other."""
-        read: set[int] = set()
         try:
             while not self._closing.is_set():
-                self._assign(read)
-                if read and not self._poll():
+                self._assign()
+                if self._read and not self._poll():
                     return
         except KafkaException as error:
             self._failed(translate(error, self.settings, f"read {self._inward}"))
         finally:
             self._closing.set()
-            self._assign(read)
+            self._assign()
             self._consumer.close()
 
-    def _assign(self, read: set[int]) -> None:
+    def _assign(self) -> None:
         """Begin to read what is wanted; without anything to read, wait for that."""
         while True:
             try:
-                partitions, done = self._wanted.get(block=not read and not self._closing.is_set(), timeout=_POLL_S)
+                idle = not self._read and not self._closing.is_set()
+                partitions, done = self._wanted.get(block=idle, timeout=_POLL_S)
             except Empty:
                 return
             if self._closing.is_set():
                 done.set_exception(UnavailableError("the connection is closed", retry_after_s=0))
                 continue
             try:
-                new = [number for number in partitions if number not in read]
+                new = [number for number in partitions if number not in self._read]
                 ends = [end for _, end in watermarks(self._consumer, self._inward, self.settings)] if new else []
                 if new:
                     starts = [TopicPartition(self._inward, number, ends[number]) for number in new]
                     self._consumer.incremental_assign(starts)
-                    read.update(new)
+                    self._read |= set(new)
                 done.set_result(None)
             except (HoldfastError, KafkaException) as error:
                 done.set_exception(error)

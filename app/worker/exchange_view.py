@@ -62,7 +62,7 @@ def marks(engine: Engine) -> dict[str, dict[str, Any]]:
 def mark(rows: Rows) -> int | None:
     """When the newest committed change of a manager was made that these rows hold (its clock, milliseconds)."""
     row = rows.peek(table.MARK)
-    return None if row is None else table.decode_mark(row)
+    return None if row is None else table.decode_mark(row).at_ms
 
 
 def summaries(place: Place) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,20 @@ def serve(name: str) -> None:
     ServerSession(server=name, perform=lambda body, restart: (body, body)).run()
 
 
+def opened(prefix: str, exchanges: int, **more: Any) -> list[ClientSession]:
+    """Open exchanges, several at a time: each waits for its manager."""
+
+    def make(number: int) -> ClientSession:
+        return ClientSession(exchange=f"{prefix}-{number}", client="bench", timeout=60, **more)
+
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(make, range(exchanges)))
+
+
 def drive_throughput(exchanges: int, seconds: float) -> dict[str, Any]:
     """As many requests as go, over so many exchanges, with windows of 8, everything acknowledged."""
     ready: queue.SimpleQueue[tuple[int, Future[Response]]] = queue.SimpleQueue()
-    sessions = [ClientSession(exchange=f"load-{number}", client="bench") for number in range(exchanges)]
+    sessions = opened("load", exchanges)
 
     def expect(index: int) -> None:
         sessions[index].expect().add_done_callback(lambda done: ready.put((index, done)))
@@ -73,7 +83,7 @@ def drive_throughput(exchanges: int, seconds: float) -> dict[str, Any]:
 
 def drive_latency(exchanges: int, rate: float, seconds: float) -> dict[str, Any]:
     """From submission to response, at a rate that does not wait for responses."""
-    sessions = [ClientSession(exchange=f"rate-{number}", client="bench", window=1_000) for number in range(exchanges)]
+    sessions = opened("rate", exchanges, window=1_000)
     taken: list[float] = []
     lock = threading.Lock()
 
@@ -173,6 +183,13 @@ def latency(workers: Workers, exchanges: int = 50, rate: float = 500.0, seconds:
     return found
 
 
+def settled(workers: Workers) -> bool:
+    """Do all workers that run host managers, and has each manager a backup that has everything?"""
+    managers = workers.running[0].get("/api/exchanges")[1]["managers"]
+    hosts = {entry["worker"] for entry in managers}
+    return len(hosts) == len(workers.running) and all(entry["backup_lag_ms"] == 0 for entry in managers)
+
+
 def takeover(workers: Workers) -> dict[str, Any]:
     """Seconds from the kill -9 of an exchange's manager until both sides are restarted."""
     told: list[tuple[float, Restart]] = []
@@ -194,6 +211,7 @@ def takeover(workers: Workers) -> dict[str, Any]:
     ) as session:
         for number in range(8):
             session.submit({"n": number})
+        wait_for(lambda: settled(workers), 60, "every manager has a backup that has its rows")
         name = workers.running[0].get("/api/exchanges/takeover")[1]["worker"]
         victim = next(worker for worker in workers.running if worker.name == name)
         killed = time.monotonic()

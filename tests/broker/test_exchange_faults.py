@@ -63,14 +63,14 @@ def programs(workers: Workers, tmp_path: Path) -> Iterator[Programs]:
     made.close()
 
 
-def finish(programs: Programs, names: list[str]) -> None:
+def finish(programs: Programs, names: list[str], timeout: float = WAIT_S) -> None:
     """Wait until the client has driven every exchange to its end, and found nothing wrong."""
 
     def ended() -> bool:
         return programs.running["client"].poll() is not None
 
     try:
-        wait_for(ended, WAIT_S, "the client ends")
+        wait_for(ended, timeout, "the client ends")
         assert programs.running["client"].returncode == 0
         assert {path.stem for path in programs.directory.glob("*.json")} == set(names)
         assert not list(programs.directory.glob("failed-*"))
@@ -93,26 +93,30 @@ def storm(workers: Workers, programs: Programs, rng: random.Random, kills: int, 
         threading.Event().wait(pause_s * rng.random())
 
 
-def run_storm(workers: Workers, programs: Programs, seed: int, count: int, requests: int, kills: int) -> None:
+def begin(workers: Workers, programs: Programs, names: list[str], requests: int, seconds: str) -> None:
+    """Two workers, two server sessions that take so long for a request, a client."""
     workers.start_ready("w1", "w2")
-    names = [f"storm-{number}" for number in range(count)]
-    programs.start("server-a", "server", "a", "0.02")
-    programs.start("server-b", "server", "b", "0.02")
+    programs.start("server-a", "server", "a", seconds)
+    programs.start("server-b", "server", "b", seconds)
     programs.start("client", "client", str(programs.directory), ",".join(names), str(requests))
-    storm(workers, programs, random.Random(seed), kills, 2.0)
-    finish(programs, names)
 
 
 @pytest.mark.settings(**SETTINGS)
 def test_all_parties_killed_at_random(workers: Workers, programs: Programs) -> None:
-    run_storm(workers, programs, seed=1, count=8, requests=30, kills=5)
+    names = [f"storm-{number}" for number in range(8)]
+    begin(workers, programs, names, 30, "0.02")
+    storm(workers, programs, random.Random(1), kills=5, pause_s=2.0)
+    finish(programs, names)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 @pytest.mark.settings(**SETTINGS)
 def test_a_thousand_exchanges_with_all_parties_killed_at_random(workers: Workers, programs: Programs) -> None:
-    run_storm(workers, programs, seed=2, count=1_000, requests=50, kills=60)
+    names = [f"storm-{number}" for number in range(1_000)]
+    begin(workers, programs, names, 50, "0.002")
+    storm(workers, programs, random.Random(2), kills=60, pause_s=10.0)
+    finish(programs, names, 1_800)
 
 
 UNIT_POINTS = ("before-changelog", "before-offsets", "before-commit", "after-commit")
@@ -120,14 +124,15 @@ UNIT_POINTS = ("before-changelog", "before-offsets", "before-commit", "after-com
 
 @pytest.mark.settings(**SETTINGS)
 def test_a_manager_killed_between_storing_and_transmitting(workers: Workers, programs: Programs) -> None:
-    """At each point of a unit; nobody is there to take over, so the successor finds everything in Kafka."""
-    names = [f"point-{number}" for number in range(4)]
-    programs.start("server", "server", "a", "0.01")
-    programs.start("client", "client", str(programs.directory), ",".join(names), "60")
-    for point in UNIT_POINTS:
-        victim = workers.start("w1", HOLDFAST_CRASH_AT=f"{point}:12")
-        assert victim.wait_exit(60) == -signal.SIGKILL, victim.tail() + programs.text()
+    """At each point of a unit: its backup finds what was stored, and sends what was not."""
     workers.start_ready("w1")
+    names = [f"point-{number}" for number in range(8)]
+    programs.start("server", "server", "a", "0.01")
+    programs.start("client", "client", str(programs.directory), ",".join(names), "150")
+    for point in UNIT_POINTS:
+        # It is given managers once it is warm; its first units claim them.
+        victim = workers.start("w2", HOLDFAST_CRASH_AT=f"{point}:8")
+        assert victim.wait_exit(60) == -signal.SIGKILL, victim.tail() + programs.text()
     finish(programs, names)
 
 
@@ -306,11 +311,8 @@ def test_programs_under_their_host_supervisors_are_started_anew(workers: Workers
 @pytest.mark.settings(**SETTINGS)
 def test_a_worker_that_stood_still_and_one_that_thawed(workers: Workers, programs: Programs) -> None:
     """A frozen manager is replaced; a frozen server session is replaced, and what it says later changes nothing."""
-    workers.start_ready("w1", "w2")
     names = ["frozen-1", "frozen-2", "frozen-3"]
-    programs.start("server-a", "server", "a", "0.02")
-    programs.start("server-b", "server", "b", "0.02")
-    programs.start("client", "client", str(programs.directory), ",".join(names), "150")
+    begin(workers, programs, names, 150, "0.02")
     wait_for(lambda: _answered(workers, names[0]) > 5, WAIT_S, "work is under way")
     frozen = programs.running["server-a"]
     frozen.send_signal(signal.SIGSTOP)

@@ -28,6 +28,9 @@ class FakeView:
     is_healthy: tuple[bool, str] = (True, "")
     place: Place = field(default_factory=lambda: Place(3, "w1", "http://unused", [3, 1, 0, 2]))
     rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    hosts: list[dict[str, Any]] = field(default_factory=list)
+    marks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    exchanges: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready
@@ -45,19 +48,20 @@ class FakeView:
         return self.rows.get((tenant, session))
 
     def managers(self) -> list[dict[str, Any]]:
-        return []
+        return [dict(entry) for entry in self.hosts]
 
     def manager_of(self, exchange: str) -> int:
         return 0
 
     def local_exchanges(self) -> dict[str, Any]:
-        return {"exchanges": [], "marks": {}}
+        found = [{"exchange": name} for name in self.exchanges]
+        return {"exchanges": found, "marks": self.exchange_marks(), "truncated": False}
 
     def exchange_marks(self) -> dict[str, dict[str, Any]]:
-        return {}
+        return self.marks
 
     def read_exchange(self, exchange: str) -> dict[str, Any] | None:
-        return None
+        return self.exchanges.get(exchange)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from app.engine.places import Place, PlaceKind
 from app.engine.stores.memory import MemoryStore
 from app.engine.table import Rows
 from app.engine.unit_of_work import Unit
-from app.protocol.unit import Tag
 from app.settings import INTERNAL_SLACK_BYTES
 from app.topics import Names
 from tables import exchanges as table
@@ -43,7 +42,6 @@ class ManagerBench:
         self.rows: dict[str, Rows] = {}
         for name in (table.NAME, table.MESSAGES):
             self.rows[name] = self.place.rows[name] = Rows(MemoryStore(), NAMES.changelog(name), 0)
-        self.tag: Tag | None = None
         self.open()
 
     def open(self) -> None:
@@ -51,12 +49,12 @@ class ManagerBench:
         for rows in self.rows.values():
             rows.discard()
         self.engine.unit = Unit(60.0)
-        self.place.committed = {(name, 0): Committed(offset, self.tag) for name, offset in self.offsets.items()}
+        self.place.committed = {(name, 0): Committed(offset, None) for name, offset in self.offsets.items()}
         self.manager = Manager(self.context, self.place)
 
     def take_over(self) -> None:
         """Another worker serves the place from now on."""
-        self.tag = Tag("w0", 1, 1)
+        self.engine.options.incarnation += 1
         self.open()
 
     def feed(self, topic: str, key: str | None, record: object) -> int:
@@ -90,7 +88,6 @@ class ManagerBench:
         for record in self.engine.unit.others:
             self._note(written, record["topic"], record)
         self.engine.unit = Unit(60.0)
-        self.tag = Tag("w1", 1, 1)
         self.manager.after_commit({})
         return written
 

@@ -88,6 +88,7 @@ def test_another_host_restarts_both_sides_from_the_rows(bench: ManagerBench) -> 
     bench.commit()
     bench.submit(client, 4, 4)  # never committed
     bench.take_over()
+    assert bench.engine.unit.offsets == {("ns.requests", 0): bench.offsets["ns.requests"]}
     written = bench.commit()
     assert [(record["type"], record.get("number")) for record in written["replies"]] == [
         ("roll-call", None),

@@ -17,7 +17,7 @@ from app.protocol import exchange_server as server
 from app.protocol.exchange_model import Ended, Open
 from app.protocol.exchange_records import Look, Message, Order, Word
 from tables import exchanges as table
-from tables.exchanges import ExchangeRow
+from tables.exchanges import ExchangeRow, Mark
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[2] / "golden/exchanges.json").read_text(encoding="utf-8"))
 KEY = b"sim-42"
@@ -28,6 +28,7 @@ OPEN = Open(
 )
 NEW = Open('☃ "quoted"', 0)
 ENDED = Ended("cancelled", "not needed", OPEN)
+MARK = Mark(NOW + 1_000, "w1 1795260887026")
 REQUEST = b'"body":{"seed":1}}'
 FAILURE = records.failure("ValueError", 'no "seed"')
 
@@ -96,7 +97,7 @@ WRITTEN = {
         "ended": table.encode(ExchangeRow(ENDED, NOW, NOW + 2_000)),
         "request": row(REQUEST),
         "response": row(FAILURE),
-        "mark": table.encode_mark(NOW + 1_000),
+        "mark": table.encode_mark(MARK),
     },
 }
 
@@ -115,7 +116,7 @@ def test_released_rows_are_read() -> None:
     assert table.decode(golden["ended"]) == ExchangeRow(ENDED, NOW, NOW + 2_000)
     assert table.decode_message(golden["request"]) == {"body": {"seed": 1}}
     assert table.decode_message(golden["response"])["error"] == {"type": "ValueError", "message": 'no "seed"'}
-    assert table.decode_mark(golden["mark"]) == NOW + 1_000
+    assert table.decode_mark(golden["mark"]) == MARK
 
 
 def test_rows_of_another_version_are_refused() -> None:
