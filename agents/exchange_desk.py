@@ -54,7 +54,7 @@ class Desk:
             model.StoreRequest: self._store_request,
             model.StoreResponse: self._store_response,
             model.FailRequest: self._fail_request,
-            model.DropResponses: lambda key, effect, content: ledger.drop_responses(key, effect.first, effect.last),
+            model.DropResponses: lambda key, effect, content: ledger.drop(key, effect.first, effect.last),
             model.DropQueues: self._drop_queues,
             model.FindServer: lambda key, effect, content: find(key, effect.prefer),
             model.RefuseClient: self._refuse,
@@ -79,13 +79,13 @@ class Desk:
 
     def _store_request(self, key: bytes, effect: model.StoreRequest, content: bytes) -> None:
         row = table.encode_message(content)
-        self._ledger.keep_request(key, effect.number, row)
+        self._ledger.keep(key, effect.number, row)
         if effect.send and (key, "server") not in self._due:
             self._send_to_server(key, self._open(key), effect.number, row)
 
     def _store_response(self, key: bytes, effect: model.StoreResponse, content: bytes) -> None:
         row = table.encode_message(content)
-        self._ledger.answer(key, effect.number, row)
+        self._ledger.keep(key, effect.number, row)
         if (key, "client") not in self._due:
             self._send_to_client(key, self._open(key), effect.number, row)
 
@@ -103,8 +103,8 @@ class Desk:
         self._mail.reply(key, records.to_client(kind, exchange.incarnation, number, row))
 
     def _drop_queues(self, key: bytes, effect: model.DropQueues, content: bytes) -> None:
-        self._ledger.drop_requests(key, *effect.requests)
-        self._ledger.drop_responses(key, *effect.responses)
+        self._ledger.drop(key, *effect.requests)
+        self._ledger.drop(key, *effect.responses)
 
     def _refuse(self, key: bytes, effect: model.RefuseClient, content: bytes) -> None:
         fields = {"op": effect.op, "reason": effect.reason, "expected": effect.expected}
@@ -169,7 +169,7 @@ class Desk:
             now = self._ledger.get(key)
             if not isinstance(now, Open) or (now.incarnation, now.assignment) != begun:
                 return
-            row = self._ledger.message(key, number, now.answered)
+            row = self._ledger.message(key, number)
             if row is not None:
                 send(key, now, number, row)
                 yield 1
@@ -211,7 +211,7 @@ class Desk:
         if not isinstance(exchange, Open):
             return
         for number in range(exchange.acknowledged + 1, exchange.submitted + 1):
-            row = self._ledger.message(key, number, exchange.answered)
+            row = self._ledger.message(key, number)
             queue = "responses" if number <= exchange.answered else "requests"
             told = records.say("look-message", asker=asker, queue=queue, number=number)
             if row is not None:

@@ -90,23 +90,14 @@ class Ledger:
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
-    def message(self, key: bytes, number: int, answered: int) -> bytes | None:
+    def message(self, key: bytes, number: int) -> bytes | None:
         """The row of a queued message: a request's, or its response's once it is answered."""
-        find = table.response_key if number <= answered else table.request_key
-        return self._messages.get(find(key, number))
+        return self._messages.get(table.message_key(key, number))
 
-    def keep_request(self, key: bytes, number: int, row: bytes) -> None:
-        self._messages.put(table.request_key(key, number), row)
+    def keep(self, key: bytes, number: int, row: bytes) -> None:
+        """Keep a request, or a response in its place."""
+        self._messages.put(table.message_key(key, number), row)
 
-    def answer(self, key: bytes, number: int, row: bytes) -> None:
-        """A response takes the place of its request."""
-        self._messages.delete(table.request_key(key, number))
-        self._messages.put(table.response_key(key, number), row)
-
-    def drop_requests(self, key: bytes, first: int, last: int) -> None:
+    def drop(self, key: bytes, first: int, last: int) -> None:
         for number in range(first, last + 1):
-            self._messages.delete(table.request_key(key, number))
-
-    def drop_responses(self, key: bytes, first: int, last: int) -> None:
-        for number in range(first, last + 1):
-            self._messages.delete(table.response_key(key, number))
+            self._messages.delete(table.message_key(key, number))

@@ -1,8 +1,8 @@
 """``exchanges``: one row per exchange; ``exchange-messages``: one row per queued message of it. At its manager.
 
-Key of an exchange: its name (UTF-8). Key of a message: the exchange, a zero byte, ``q`` for a request or ``r`` for a
-response, the number in twelve digits. A message's row is the rest of a record that carries it, so that it is sent
-without being read.
+Key of an exchange: its name (UTF-8). Key of a message: the exchange, a zero byte, the number in twelve digits; a
+response takes the place of its request there, so the positions tell which of them it is. A message's row is the rest of
+a record that carries it, so that it is sent without being read.
 """
 
 from dataclasses import dataclass
@@ -126,12 +126,8 @@ def decode_mark(row: bytes) -> Mark:
     return Mark(fields["at_ms"], fields["host"])
 
 
-def request_key(exchange: bytes, number: int) -> bytes:
-    return b"%b\0q%012d" % (exchange, number)
-
-
-def response_key(exchange: bytes, number: int) -> bytes:
-    return b"%b\0r%012d" % (exchange, number)
+def message_key(exchange: bytes, number: int) -> bytes:
+    return b"%b\0%012d" % (exchange, number)
 
 
 def encode_message(content: bytes) -> bytes:

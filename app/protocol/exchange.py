@@ -263,7 +263,7 @@ def _lost(exchange: Open, event: ServerLost) -> Step:
     number = exchange.answered + 1
     text = f"{crashes} server sessions died with it; it is not performed again"
     failed = replace(lost, answered=number, careful=False, crashes=0)
-    return Step(failed, (note, FailRequest(number, "ServerDied", text), TellPositions(), FindServer(event.server)))
+    return Step(failed, (note, FailRequest(number, "ServerDied", text), FindServer(event.server)))
 
 
 def _performed(exchange: Open, event: Responded | Checkpointed | Begun) -> Step:
@@ -295,7 +295,7 @@ def _performed(exchange: Open, event: Responded | Checkpointed | Begun) -> Step:
                 begun=False,
                 crashes=0,
             )
-            return Step(answered, (StoreResponse(number), TellPositions()))
+            return Step(answered, (StoreResponse(number),))
         case _:
             assert_never(event)
 

@@ -134,7 +134,7 @@ def show(engine: Engine, name: str) -> dict[str, Any] | None:
         messages = place.rows[table.MESSAGES]
         for number in range(exchange.acknowledged + 1, exchange.submitted + 1):
             answered = number <= exchange.answered
-            found = messages.peek((table.response_key if answered else table.request_key)(key, number))
+            found = messages.peek(table.message_key(key, number))
             if found is not None:
                 shown["responses" if answered else "requests"].append({"number": number, **table.decode_message(found)})
     return shown
