@@ -5,6 +5,7 @@
   * :exc:`ConfigurationError`: the operator must change something before a new start; exit code 2
   * :exc:`BrokerUnreachableError`: the Kafka cluster does not answer; exit code 3
   * :exc:`FencedError`: a younger owner exists; drop the work, never retry it
+  * :exc:`ExchangeClosedError`: the exchange is over; nothing can be added to it
   * :exc:`ProtocolError`: never raised itself
 
     * :exc:`LocalProtocolError`: this program broke a protocol; a bug here
@@ -12,6 +13,7 @@
 
   * :exc:`UnavailableError`: nothing is wrong for good; wait, then try again
   * :exc:`RecordError`: a record that is no task; it becomes a dead letter
+  * :exc:`StorageError`: the storage of transfers refuses; nothing that was confirmed is lost
 
 The text of every error is one line that says what is wrong and what to do.
 What a catcher needs is in attributes.
@@ -80,6 +82,23 @@ class FencedError(HoldfastError):
         return f"{self.resource} was taken over ({self.theirs}, ours was {self.ours}): leave it to its new owner"
 
 
+class ExchangeClosedError(HoldfastError):
+    """An exchange is over: finished, cancelled or expired; or its manager refuses to go on with it.
+
+    Args:
+        exchange: its name.
+        outcome: ``finished``, ``cancelled``, ``expired``, or the reason of the refusal.
+    """
+
+    def __init__(self, exchange: str, outcome: str) -> None:
+        super().__init__(exchange, outcome)
+        self.exchange = exchange
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        return f"exchange {self.exchange} is over ({self.outcome}): open one with another name"
+
+
 class ProtocolError(HoldfastError):
     """Somebody broke a protocol. Raise one of the two subclasses, which say who."""
 
@@ -124,3 +143,23 @@ class RecordError(HoldfastError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class StorageError(HoldfastError):
+    """The storage of transfers refuses a write or a read. What it confirmed before stays confirmed.
+
+    Args:
+        doing: what was to be done, in a few words.
+        reason: what it said, in one line.
+        full: there is no room left.
+    """
+
+    def __init__(self, doing: str, reason: str, *, full: bool = False) -> None:
+        super().__init__(doing, reason)
+        self.doing = doing
+        self.reason = reason
+        self.full = full
+
+    def __str__(self) -> str:
+        advice = "free some space" if self.full else "see HOLDFAST_STORAGE"
+        return f"the storage cannot {self.doing} ({self.reason}): {advice}"

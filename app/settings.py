@@ -176,9 +176,14 @@ class Settings(BaseSettings):
         Field(default_factory=_storage_default),
     ]
     max_upload_bytes: Annotated[int, _Number, Field(ge=1, description="a number of bytes, 1 or more")] = 10 * 1024**3
+    uploads_per_remote: _Count = 1_000
+    uploads_max: Annotated[int, _Number, Field(ge=1, description="a whole number, 1 or more")] = 100_000
     upload_expires: _Seconds = 86_400.0
     lease: _Seconds = 10.0
     progress_interval: _Seconds = 1.0
+    exchange_timeout: _Seconds = 604_800.0
+    exchange_retention: _Seconds = 86_400.0
+    exchange_backup_lag: _SecondsOrZero = 0.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
         BeforeValidator(_lower),

@@ -26,9 +26,11 @@ DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 READY_S: Final = 120
 STOPPED_S: Final = 40
 
-# Variables that are no settings: hooks of tests and benchmarks.
+# Variables that are no settings: hooks of tests and benchmarks, and what a supervised program is told.
 OTHERS: Final = {
     "HOLDFAST_CRASH_AT",
+    "HOLDFAST_EXCHANGE",
+    "HOLDFAST_RESTART_FILE",
     "HOLDFAST_TEST_BOOTSTRAP",
     "HOLDFAST_TEST_BROKER",
     "HOLDFAST_TEST_KAFKA_IMAGE",

@@ -29,11 +29,13 @@ class _Commands(LazyGroup):
         "send": ("app.cli.send", "send"),
         "tenant": ("app.cli.tenant", "tenant"),
         "server": ("app.cli.server", "server"),
+        "transfer": ("app.cli.transfer", "transfer"),
         "session": ("app.cli.session", "session"),
         "status": ("app.cli.status", "status"),
         "workers": ("app.cli.workers", "workers"),
         "dead-letters": ("app.cli.dead_letters", "dead_letters"),
         "events": ("app.cli.events", "events"),
+        "exchange": ("app.cli.exchange", "exchange"),
         "doctor": ("app.cli.doctor", "doctor"),
     }
 

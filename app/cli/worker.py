@@ -31,9 +31,13 @@ def worker(shell: Shell, name: str, port: int | None, ready_fd: int | None, life
     if lifeline_fd is not None:
         follow_parent(lifeline_fd)
     # Only this command pays for loading the engine.
-    from app.worker import run
+    from app.web.files import Files
+    from app.worker import Worker, run
 
-    return run(settings, name, serve=lambda view: WebServer(view, settings), ready=_report(shell, name, ready_fd))
+    def serve(made: Worker) -> WebServer:
+        return WebServer(made, settings, files=Files(made.transfers, made.storage, settings))
+
+    return run(settings, name, serve=serve, ready=_report(shell, name, ready_fd))
 
 
 def _report(shell: Shell, name: str, ready_fd: int | None) -> Callable[[str], None]:

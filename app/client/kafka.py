@@ -58,12 +58,13 @@ def translate(error: KafkaError | KafkaException, settings: Settings, doing: str
     return ConfigurationError(f"the brokers refuse to {doing}: {say(error)}")
 
 
-def make_consumer(settings: Settings, *, tell_ends: bool = False) -> Consumer:
+def make_consumer(settings: Settings, *, tell_ends: bool = False, wait_ms: int = 50) -> Consumer:
     """Make a read_committed consumer that joins no group and commits nothing; ``assign`` it partitions.
 
     Args:
         settings: where the cluster is.
         tell_ends: deliver an error ``_PARTITION_EOF`` whenever a partition is read to its end.
+        wait_ms: how long a broker may hold an idle fetch; it is noticed so late that a transaction has ended.
 
     Raises:
         ConfigurationError: librdkafka refuses an option.
@@ -77,7 +78,7 @@ def make_consumer(settings: Settings, *, tell_ends: bool = False) -> Consumer:
         enable_auto_commit=False,
         enable_partition_eof=tell_ends,
         auto_offset_reset="earliest",
-        fetch_wait_max_ms=50,
+        fetch_wait_max_ms=wait_ms,
         fetch_queue_backoff_ms=10,
         queued_min_messages=10_000,
         queued_max_messages_kbytes=16_384,

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from app.engine.crashpoints import passing
+from app.engine.fetch import in_batches
 from app.engine.offsets import Partition
 from app.engine.table import Rows
 
@@ -31,6 +32,9 @@ ASK_S = 60.0
 """How often the broker is asked whether a silent changelog really ends where its rows do."""
 
 ASK_TIMEOUT_S = 1.0
+
+
+_Rows = list[tuple[bytes, bytes | None]]
 
 
 @dataclass(slots=True)
@@ -196,45 +200,37 @@ class Changelog(threading.Thread):
         messages = self._consumer.consume(1, WAIT_S)
         if messages:
             messages += self._consumer.consume(READ_RECORDS - 1, 0)
-        found: dict[Partition, list[tuple[bytes, bytes | None]]] = {}
-        ends: dict[Partition, int] = {}
-        complete: list[Partition] = []
-        last: Partition | None = None
-        rows: list[tuple[bytes, bytes | None]] = []
-        for message in cast("list[Any]", messages):
-            where = (message.topic(), message.partition())
-            if message.error() is not None:
-                if self._event(where, message, ends):
-                    complete.append(where)
-                continue
-            if where != last:
-                rows = found.setdefault(where, [])
-                last = where
-            rows.append((message.key(), message.value()))
-            ends[where] = message.offset() + 1
-        for where, position in ends.items():
-            self._apply(where, found.get(where, []), position)
-        for where in complete:
-            if where in self._followed:
-                self._followed[where].rows.store.confirm()
+        others: list[Message] = []
+        if any(map(Message.error, messages)):
+            others = [message for message in messages if message.error() is not None]
+            messages = [message for message in messages if message.error() is None]
+        for batch in in_batches(messages):
+            rows = list(zip(map(Message.key, batch.records), map(Message.value, batch.records), strict=True))  # type: ignore[arg-type]
+            self._apply((batch.topic, batch.partition), cast("_Rows", rows), batch.next_offset)
+        for message in others:
+            self._event(cast("Partition", (message.topic(), message.partition())), message)
 
-    def _event(self, where: Partition, message: Any, ends: dict[Partition, int]) -> bool:
-        """Note what is no record; True when it says that there is none left."""
+    def _event(self, where: Partition, message: Any) -> None:
+        """Note what is no record."""
         error = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
-            ends[where] = message.offset()
-            followed = self._followed.get(where)
-            if followed is not None and followed.place not in self._restores:
-                followed.end = message.offset()
-            return True
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._ended(where, message.offset())
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             if where in self._followed:
                 self._lost[where] = None
         elif error.fatal():
             raise KafkaException(error)
         else:
             log.debug("reading %s/%d: %s", *where, error.str())
-        return False
+
+    def _ended(self, where: Partition, end: int) -> None:
+        """There is no record left: the rows are complete up to ``end``."""
+        self._apply(where, [], end)
+        followed = self._followed.get(where)
+        if followed is not None:
+            if followed.place not in self._restores:
+                followed.end = max(end, followed.position)
+            followed.rows.store.confirm()
 
     def _begin_lost_anew(self) -> None:
         """A log that no longer has our position (it was made anew, or compacted away) is read from its start.
@@ -272,7 +268,7 @@ class Changelog(threading.Thread):
                     followed.rows.store.confirm()
                 return
 
-    def _apply(self, where: Partition, rows: list[tuple[bytes, bytes | None]], position: int) -> None:
+    def _apply(self, where: Partition, rows: _Rows, position: int) -> None:
         followed = self._followed.get(where)
         if followed is None or position < followed.position:
             return

@@ -253,8 +253,7 @@ class Engine:
         until = self._housekeeping
         if self.halted:
             return until
-        if self.flow.in_flight is None and self.flow.touched:
-            until = min(until, self.flow.unit.deadline)
+        until = min(until, self.flow.due_at)
         wall = time.time()
         for place in self.places.open():
             due = place.served.due()

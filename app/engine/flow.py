@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,6 +19,14 @@ from app.errors import LocalProtocolError
 from app.protocol.unit import Tag
 
 log = logging.getLogger(__name__)
+
+SETTLE_S = 0.005
+"""So long after a commit an idle unit is not sealed yet, for two reasons.
+
+The coordinator writes the markers of a transaction after it has answered, and makes a producer that begins the next
+one earlier come again 20 ms later. And what a unit made readable is read within that time, if it is for this worker:
+a task goes from its router to its server in two units that follow each other, not in the one after the next.
+"""
 
 Deliver = Callable[[Batch, Resident, float], Awaitable[None]]
 """Hands a batch to its agent, with the time to stop at, and returns when the agent has dealt with it."""
@@ -71,6 +80,7 @@ class Flow:
         self._unit_number = 0
         self._hurried = False
         self._alone = False
+        self._settled_at = 0.0
         self.fetcher = Fetcher(
             options.kafka,
             options.group,
@@ -171,12 +181,23 @@ class Flow:
 
     @property
     def due(self) -> bool:
-        """Idle input, a deadline, or a full unit; and only one unit is on its way at a time."""
+        """Is the open unit to be sealed?"""
+        return time.monotonic() >= self.due_at
+
+    @property
+    def due_at(self) -> float:
+        """When the open unit is to be sealed, on the monotonic clock; infinity while there is nothing to seal.
+
+        At its deadline, at once when it is full, and as soon as the last commit has settled when nothing is left to
+        be done; only one unit is on its way at a time.
+        """
         if self.in_flight is not None or not self.touched:
-            return False
-        if self.unit.full or time.monotonic() >= self.unit.deadline:
-            return True
-        return not self._backlog and not any(place.served.busy() for place in self._places.open())
+            return math.inf
+        if self.unit.full:
+            return 0.0
+        if self._backlog or any(place.served.busy() for place in self._places.open()):
+            return self.unit.deadline
+        return min(self.unit.deadline, self._settled_at)
 
     def seal(self, *, released: bool = False) -> None:
         """Close the unit and send it to the commit thread; ``released``: with it every place is given up."""
@@ -259,6 +280,7 @@ class Flow:
         if submission.answer is not Answer.COMMITTED:
             self._not_committed(submission)
             return
+        self._settled_at = time.monotonic() + SETTLE_S
         for rows, _ in submission.rows:
             rows.settled()
         for place in self._places.open():

@@ -21,7 +21,7 @@ from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGro
 
 from app.engine.beats import Beats, Watched
 from app.engine.fencing import fence
-from app.protocol.assignment import Member, assign
+from app.engine.leader import plan_shares
 from app.protocol.group_data import GroupPlan, MemberData
 from app.protocol.liveness import evictor
 
@@ -266,7 +266,7 @@ class Membership(threading.Thread):
             self._member_id = joined.member_id
         self._generation = joined.generation_id
         leads = joined.leader_id == joined.member_id
-        shares = self._shares(joined.members) if leads else []
+        shares = plan_shares(joined.members, self._places, self._standby_replicas, leader=self._name) if leads else []
         synced = await self._call(
             SyncGroupRequest(self._group, self._generation, self._member_id, None, shares)  # type: ignore[arg-type]
         )
@@ -345,59 +345,3 @@ class Membership(threading.Thread):
             self._beats.tell_rejoin()
             self._rejoin.set()
             return
-
-    # -- the leader -----------------------------------------------------------------------------------------------
-
-    def _shares(self, joined: Sequence[Sequence[Any]]) -> list[tuple[str, bytes]]:
-        members = []
-        for entry in joined:
-            data = MemberData.decode(ConsumerProtocolMemberMetadata.decode(entry[-1]).user_data)
-            members.append((entry[0], data))
-        decided = assign(
-            [
-                Member(
-                    name=data.name,
-                    member_id=member_id,
-                    incarnation=data.incarnation,
-                    url=data.url,
-                    warm=data.warm,
-                    hosts=data.hosts,
-                )
-                for member_id, data in members
-            ],
-            list(self._places),
-            self._standby_replicas,
-        )
-        live = {data.name: data for member_id, data in members if member_id not in decided.superseded}
-        known: set[str] = set().union(*(data.knows for _, data in members))
-        word = GroupPlan(
-            host=dict(decided.host),
-            standbys={place: tuple(names) for place, names in decided.standbys.items()},
-            warmups=dict(decided.warmups),
-            workers={name: (data.url, data.incarnation) for name, data in live.items()},
-            departed=frozenset(known - set(live)),
-            superseded=decided.superseded,
-            leader=self._name,
-            beats={name: data.beat for name, data in live.items()},
-            members={data.name: member_id for member_id, data in members if member_id not in decided.superseded},
-        ).encode()
-        return [
-            (
-                member_id,
-                ConsumerProtocolMemberAssignment(
-                    0,
-                    self._partitions(decided.host, data.name) if member_id not in decided.superseded else [],
-                    word,
-                ).encode(),
-            )
-            for member_id, data in members
-        ]
-
-    def _partitions(self, host: Mapping[str, str], name: str) -> list[tuple[str, list[int]]]:
-        """A member's partitions by topic, so that ordinary tools show who consumes what and how far behind."""
-        by_topic: dict[str, list[int]] = {}
-        for place, worker in host.items():
-            if worker == name:
-                for topic, partition in self._places[place]:
-                    by_topic.setdefault(topic, []).append(partition)
-        return [(topic, sorted(partitions)) for topic, partitions in sorted(by_topic.items())]

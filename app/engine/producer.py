@@ -87,7 +87,8 @@ class TransactionalProducer:
             **config,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-            "linger.ms": 1,
+            # A unit is whole when it is produced: nothing is gained by waiting for more.
+            "linger.ms": 0,
             "batch.size": 1_000_000,
             "batch.num.messages": 100_000,
             "queue.buffering.max.messages": 2_000_000,
@@ -95,6 +96,10 @@ class TransactionalProducer:
             "message.max.bytes": max_record_bytes,
             "delivery.report.only.error": True,
             "partitioner": "murmur2_random",
+            # A request for each partition is under way at once: none must wait until the one before is acknowledged.
+            "socket.nagle.disable": True,
+            # A unit that has offsets only is refused while the markers of the one before are being written.
+            "retry.backoff.ms": 10,
         }
         self._offsets = offsets
         self._stopping = stopping

@@ -7,6 +7,7 @@
 ``GET /api/tenants``                      tenants that have sessions or were ever moved
 ``GET /api/tenants/{tenant}``             answered by the worker that hosts the tenant's router
 ``GET /api/sessions/{tenant}/{session}``  answered by the worker that hosts the session's server
+``GET /api/exchanges[/{exchange}]``        see :mod:`app.web.exchanges`
 ``POST /api/tasks[?wait=S]``              202 and the task's place; with ``wait`` 200 and the result, or 504
 ========================================  ===================================================================
 
@@ -27,6 +28,7 @@ from pydantic import ValidationError
 from app.records import Task, valid_name
 from app.settings import Settings
 from app.web.answers import ProblemError, answer, bearer, errors_as_json, seconds
+from app.web.exchanges import Exchanges
 from app.web.gateway import Gateway
 from app.web.peers import FORWARD_TIMEOUT, Peers
 from app.web.view import ClusterView
@@ -74,6 +76,7 @@ class Api:
         application.router.add_get("/api/tenants/{tenant}", self._tenant)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
+        Exchanges(self._view, self._others).add_to(application.router)
         application.cleanup_ctx.append(self._connections)
         return application
 
@@ -82,6 +85,10 @@ class Api:
             self._peers = Peers(connections)
             yield
         await asyncio.to_thread(self._gateway.close)
+
+    def _others(self) -> aiohttp.ClientSession:
+        assert self._peers is not None, "requests come between start and end of the application"
+        return self._peers
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _verdict(*self._view.healthy())

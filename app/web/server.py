@@ -11,6 +11,7 @@ from aiohttp import web
 from app.errors import ConfigurationError, HoldfastError
 from app.settings import Settings
 from app.web.api import Api, Metrics
+from app.web.files import Files
 from app.web.gateway import Gateway, KafkaGateway
 from app.web.view import ClusterView
 
@@ -18,6 +19,8 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 _ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to.
 _SHUTDOWN_S: Final = 3.0
+# Bytes that wait in memory for a handler, for each connection; twice as many at most.
+_READ_BYTES: Final = 1 << 16
 
 
 class ServerThread:
@@ -86,7 +89,11 @@ class ServerThread:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         runner = web.AppRunner(
-            self._application, access_log=None, shutdown_timeout=_SHUTDOWN_S, handler_cancellation=True
+            self._application,
+            access_log=None,
+            shutdown_timeout=_SHUTDOWN_S,
+            handler_cancellation=True,
+            read_bufsize=_READ_BYTES,
         )
         await runner.setup()
         try:
@@ -115,6 +122,7 @@ class WebServer:
         settings: ``host``, ``port``, ``advertised_url``, ``token``, ``max_record_bytes``, and the cluster.
         gateway: where posted tasks go; default: to Kafka.
         metrics: what ``/metrics`` answers.
+        files: transfers; None: there are none.
     """
 
     def __init__(
@@ -124,10 +132,13 @@ class WebServer:
         *,
         gateway: Gateway | None = None,
         metrics: Metrics | None = None,
+        files: Files | None = None,
     ) -> None:
-        api = Api(view, settings, gateway or KafkaGateway(settings), metrics)
+        application = Api(view, settings, gateway or KafkaGateway(settings), metrics).application()
+        if files is not None:
+            files.attach(application)
         self._advertised = settings.advertised_url
-        self._server = ServerThread(api.application(), settings.host, settings.port)
+        self._server = ServerThread(application, settings.host, settings.port)
 
     @property
     def port(self) -> int:

@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+from app.web.exchanges import ExchangeView
+
 
 class Location(Protocol):
     """Where a session lives now. ``worker`` and ``url`` are None while nobody hosts its server."""
@@ -23,7 +25,7 @@ class Location(Protocol):
         """All servers, best first."""
 
 
-class ClusterView(Protocol):
+class ClusterView(ExchangeView, Protocol):
     """A worker as the web side sees it. Every call is quick and may come from any thread."""
 
     @property

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from agents import router, server
+from agents import exchanges, router, server, transfers
 from agents.cells import Cell, Entry, ServerContext
 from agents.release import DelayReader
 from agents.suspicion import Vigilance
@@ -27,8 +27,12 @@ from app.protocol.backup_order import backup_order
 from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
-from app.worker import tenants
+from app.storage import open_storage
+from app.worker import exchange_view, tenants
+from app.worker import transfers as transfers_here
+from app.worker.exchange_backup import BackupLag
 from app.worker.local import membership_client, open_stores, worker_directory
+from tables import exchanges as exchange_tables
 from tables import handoffs, outcomes, parked, placements, sessions, waiting
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -51,6 +55,13 @@ def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
             settings.servers,
             (names.work, names.handoffs),
             {table: names.changelog(table) for table in (sessions.NAME, waiting.NAME, handoffs.NAME)},
+        ),
+        transfers_here.place_kind(settings, names),
+        PlaceKind(
+            "exchange",
+            settings.routers,
+            (names.requests, names.responses),
+            {name: names.changelog(name) for name in (exchange_tables.NAME, exchange_tables.MESSAGES)},
         ),
     ]
 
@@ -76,6 +87,9 @@ class Worker:
         self._names = topics.Names(settings.namespace)
         self._incarnation = int(time.time() * 1000)
         self._engine: Engine | None = None
+        self.storage = open_storage(settings.storage)
+        self.transfers = transfers_here.Desk(name, settings.routers, lambda: self._engine)
+        self._backup_lag = BackupLag(self._running, settings.token.get_secret_value())
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -90,6 +104,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, engine.stop)
         watchdog.start()
+        if self.settings.exchange_backup_lag:
+            self._backup_lag.start()
         await app.start()
         announcing = asyncio.ensure_future(self._announce(url, ready))
         try:
@@ -101,6 +117,7 @@ class Worker:
         finally:
             announcing.cancel()
             watchdog.stop()
+            self._backup_lag.stop()
             await app.stop()
 
     async def _announce(self, url: str, ready: Callable[[str], None]) -> None:
@@ -132,16 +149,14 @@ class Worker:
             )
         )
 
-    def _attach(self, app: Any, engine: Engine, watchdog: Watchdog) -> None:
-        """Register the agents, and how each makes its part for a place that opens."""
+    def _routing(self, engine: Engine) -> router.RouterContext:
         settings, names = self.settings, self._names
-        up = frozenset(range(settings.servers))
-        routing = router.RouterContext(
+        return router.RouterContext(
             engine=engine,
             names=names,
             routers=settings.routers,
             servers=settings.servers,
-            up=up,
+            up=frozenset(range(settings.servers)),
             reader=lambda number: DelayReader(
                 engine.options.kafka,
                 f"{names.group}-delay",
@@ -153,6 +168,11 @@ class Worker:
             timeout_ms=round(settings.migration_timeout * 1000),
             offline=bool(movers.registered()),
         )
+
+    def _attach(self, app: Any, engine: Engine, watchdog: Watchdog) -> None:
+        """Register the agents, and how each makes its part for a place that opens."""
+        settings, names = self.settings, self._names
+        routing = self._routing(engine)
         serving = ServerContext(
             engine=engine,
             names=names,
@@ -170,12 +190,31 @@ class Worker:
             announcements=engine.announcements,
             movers=movers.registered(),
         )
+        managing = exchanges.ExchangeContext(
+            engine=engine,
+            names=names,
+            managers=settings.routers,
+            worker=self.name,
+            limit=settings.max_record_bytes,
+            lease=settings.lease,
+            timeout=settings.exchange_timeout,
+            retention=settings.exchange_retention,
+            crashes_max=settings.max_crashes,
+            lag_max=settings.exchange_backup_lag,
+            lag=self._backup_lag.lag,
+        )
         engine.residents = {
             "router": lambda place: router.Router(routing, place),
             "server": lambda place: server.Server(serving, place),
+            transfers_here.KIND: transfers_here.owners(
+                engine, settings, names, self.name, self.storage, ThreadPoolExecutor(4, thread_name_prefix="compose")
+            ),
+            "exchange": lambda place: exchanges.Manager(managing, place),
         }
+        exchanges.attach(app, names)
         router.attach(app, names)
         server.attach(app, names)
+        transfers.attach(app, names)
 
     # -- what it can tell -----------------------------------------------------------------------------------------
 
@@ -240,6 +279,31 @@ class Worker:
 
     def _state(self, name: str) -> str:
         return "running" if name != self.name or self.ready()[0] else "restoring"
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise UnavailableError("the worker is starting", retry_after_s=0.5)
+        return self._engine
+
+    def managers(self) -> list[dict[str, Any]]:
+        """The managers of exchanges: host and backups of each."""
+        return exchange_view.managers(self._running())
+
+    def manager_of(self, exchange: str) -> int:
+        """The number of the manager of an exchange."""
+        return exchange_view.manager_of(exchange, self.settings.routers)
+
+    def local_exchanges(self) -> dict[str, Any]:
+        """The exchanges that are managed here, and the marks of all managers whose rows are here."""
+        return exchange_view.local(self._running())
+
+    def exchange_marks(self) -> dict[str, dict[str, Any]]:
+        """By manager of exchanges, how new the rows are that are here."""
+        return exchange_view.marks(self._running())
+
+    def read_exchange(self, exchange: str) -> dict[str, Any] | None:
+        """An exchange that is managed here; see :func:`app.worker.exchange_view.show`."""
+        return exchange_view.show(self._running(), exchange)
 
     def locate(self, tenant: str, session: str) -> Location:
         """Compute where a session lives; it need not exist."""

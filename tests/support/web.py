@@ -31,6 +31,9 @@ class FakeView:
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     peers: list[str] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
+    hosts: list[dict[str, Any]] = field(default_factory=list)
+    marks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    exchanges: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready
@@ -58,6 +61,22 @@ class FakeView:
 
     def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
         return self.rows.get((tenant, session))
+
+    def managers(self) -> list[dict[str, Any]]:
+        return [dict(entry) for entry in self.hosts]
+
+    def manager_of(self, exchange: str) -> int:
+        return 0
+
+    def local_exchanges(self) -> dict[str, Any]:
+        found = [{"exchange": name} for name in self.exchanges]
+        return {"exchanges": found, "marks": self.exchange_marks(), "truncated": False}
+
+    def exchange_marks(self) -> dict[str, dict[str, Any]]:
+        return self.marks
+
+    def read_exchange(self, exchange: str) -> dict[str, Any] | None:
+        return self.exchanges.get(exchange)
 
 
 @dataclass

@@ -18,11 +18,12 @@ class MemoryStore:
 
     def apply(self, rows: Iterable[tuple[bytes, bytes | None]], position: int | None) -> None:
         mine = self._rows
-        for key, row in rows:
-            if row is None:
-                mine.pop(key, None)
-            else:
-                mine[key] = row
+        # All at once, then what is deleted: most changes are none.
+        changes = dict(rows)
+        mine.update(changes)  # type: ignore[arg-type]
+        if None in changes.values():
+            for key in [key for key, row in changes.items() if row is None]:
+                del mine[key]
         if position is not None:
             self.position = position
 

@@ -17,7 +17,7 @@ from app.protocol.shipping import Copying as CopyingSource
 from app.protocol.shipping import Frozen, Shipment
 from app.protocol.staging import Part, Staged, Staging
 from app.protocol.tenancy import UNMOVED, Tenancy
-from tables import handoffs, outcomes, parked, placements, sessions, waiting
+from tables import handoffs, outcomes, parked, placements, sessions, transfers, waiting
 from tables.parked import Kept
 from tables.sessions import SessionRow
 from tables.waiting import WaitingRow
@@ -34,7 +34,8 @@ def cases(table: str, *versions: int) -> list[Case]:
 
 
 def test_every_table_and_every_version_has_golden_rows() -> None:
-    tables = {module.NAME: module.VERSION for module in (sessions, waiting, placements, parked, handoffs, outcomes)}
+    modules = (sessions, waiting, placements, parked, handoffs, outcomes, transfers)
+    tables = {module.NAME: module.VERSION for module in modules}
     assert {name: set(versions) for name, versions in GOLDEN.items()} == {
         name: {str(released) for released in range(1, version + 1)} for name, version in tables.items()
     }
@@ -153,6 +154,17 @@ def test_the_keys_of_hand_offs() -> None:
     assert handoffs.unmark_key("acme", 14) == b"unmark\0acme\x0014"
     assert handoffs.swept(handoffs.sweep_key("a:b ☃", 7)) == ("a:b ☃", 7)
     assert handoffs.swept(handoffs.unmark_key("acme", 14)) == ("acme", 14)
+
+
+@pytest.mark.parametrize("case", cases("transfers"))
+def test_released_transfer_rows_are_read_and_written(case: Case) -> None:
+    assert transfers.encode(transfers.decode(case["row"].encode())) == case["row"].encode()
+
+
+@pytest.mark.parametrize("row", [b'{"v":2,"state":"idle","instance":1}', b'{"v":1,"state":"asleep","instance":1}'])
+def test_transfer_rows_of_another_kind_are_refused(row: bytes) -> None:
+    with pytest.raises(ValueError, match="transfer"):
+        transfers.decode(row)
 
 
 # -- round trips --------------------------------------------------------------------------------------------------

@@ -1,0 +1,136 @@
+"""Programs of client and server computers for the tests of exchanges: each checks what it is told.
+
+``python -m tests.support.exchanges client DIRECTORY EXCHANGES REQUESTS`` drives exchanges to their end, a thread each,
+and notes in a file what it was told. ``… server NAME SECONDS`` performs. Both find the cluster in the environment.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.client import ClientSession, ServerSession
+from app.client.exchanges import Restart
+from app.errors import HoldfastError
+
+WINDOW = 8
+ROOT = Path(__file__).parents[2]
+
+
+def link(before: str, body: Mapping[str, Any]) -> str:
+    """The next link of a chain over requests: one that is lost, doubled or out of order shows in all that follow."""
+    text = before + json.dumps(body, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def request(exchange: str, number: int) -> dict[str, Any]:
+    return {"exchange": exchange, "n": number}
+
+
+def expected(exchange: str, number: int) -> str:
+    """What the answer to request ``number`` must be, whoever performed it and how often."""
+    found = ""
+    for earlier in range(1, number + 1):
+        found = link(found, request(exchange, earlier))
+    return found
+
+
+def perform(body: dict[str, Any], restart: Any) -> tuple[Any, Any]:
+    """Append a link to the chain that the restart data keep."""
+    before = restart or {"count": 0, "link": ""}
+    after = {"count": before["count"] + 1, "link": link(before["link"], body)}
+    return after, after
+
+
+class MismatchError(Exception):
+    """What was told differs from what it must be."""
+
+
+def check(what: str, told: object, right: object) -> None:
+    if told != right:
+        raise MismatchError(f"{what}: {told!r}, not {right!r}")
+
+
+def drive(exchange: str, requests: int, note: Path) -> None:
+    """Take an exchange to its end, from wherever it stands."""
+    restarts: list[Restart] = []
+    with ClientSession(exchange=exchange, client="driver", window=WINDOW, on_restart=restarts.append) as session:
+        first = restarts[0]
+        state = session.restart or {"submitted": 0, "received": 0}
+        # Every operation carries them, so they must say what the positions say.
+        check("restart data", state, {"submitted": first.submitted, "received": first.acknowledged})
+        for queued in session.requests:
+            check("a queued request", queued.body, request(exchange, queued.number))
+        while state["received"] < requests:
+            while state["submitted"] < requests and state["submitted"] - state["received"] < WINDOW:
+                number = state["submitted"] + 1
+                state = {**state, "submitted": number}
+                check("number", session.submit(request(exchange, number), restart=state), number)
+            response = session.receive(timeout=120)
+            check("the order of responses", response.number, state["received"] + 1)
+            right = {"count": response.number, "link": expected(exchange, response.number)}
+            check(f"response {response.number}, {response.error}", response.body, right)
+            state = {**state, "received": response.number}
+            session.acknowledge(response.number, restart=state)
+        check("restarts", [told.cause for told in restarts[1:] if told.cause not in ("manager", "asked")], [])
+    note.write_text(json.dumps({"restarts": len(restarts)}))
+
+
+def client(directory: Path, names: list[str], requests: int) -> int:
+    failures: list[str] = []
+
+    def run(exchange: str) -> None:
+        note = directory / f"{exchange}.json"
+        if note.exists():
+            return
+        try:
+            drive(exchange, requests, note)
+        except (MismatchError, TimeoutError, HoldfastError) as error:
+            failures.append(f"{exchange}: {type(error).__name__}: {error}")
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        (directory / f"failed-{os.getpid()}").write_text("\n".join(failures))
+    return 3 if failures else 0
+
+
+def server(name: str, seconds: float) -> int:
+    def slowly(body: dict[str, Any], restart: Any) -> tuple[Any, Any]:
+        time.sleep(seconds)
+        return perform(body, restart)
+
+    ServerSession(server=name, perform=slowly).run()
+    return 0
+
+
+def start(config: Mapping[str, str], log: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start one of these programs against the cluster that ``config`` names."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.support.exchanges", *arguments],
+            env={**os.environ, **config},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[0] == "client":
+        return client(Path(arguments[1]), arguments[2].split(","), int(arguments[3]))
+    return server(arguments[1], float(arguments[2]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

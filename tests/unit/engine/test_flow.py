@@ -1,0 +1,125 @@
+"""When the open unit is sealed."""
+
+import math
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from app.engine.fetch import Batch, Chunk
+from app.engine.flow import SETTLE_S, Flow
+from app.engine.options import EngineOptions
+from app.engine.places import Places
+from app.engine.producer import Answer
+from app.engine.unit_of_work import UNIT_RECORDS, Committer, Submission
+
+INTERVAL_S = 60.0
+WHERE = ("tasks", 0)
+
+
+class Served:
+    """A resident that may be busy."""
+
+    running = False
+
+    def busy(self) -> bool:
+        return self.running
+
+    def before_seal(self) -> None:
+        """Nothing is kept back."""
+
+    def hold(self, topic: str) -> int | None:
+        return None
+
+    def after_commit(self, offsets: object) -> None:
+        """Nothing waits."""
+
+
+class Bench:
+    """A flow of one open place, whose units are answered by the test."""
+
+    def __init__(self) -> None:
+        self.served = Served()
+        self.posted: list[Callable[[], None]] = []
+        self.sent: list[Submission] = []
+        place = SimpleNamespace(name="router-0", partitions=[WHERE], rows={}, served=self.served)
+        places = SimpleNamespace(all={"router-0": place}, open=lambda: [place], running=lambda: [place])
+        options = SimpleNamespace(
+            commit_interval=INTERVAL_S,
+            kafka={"bootstrap.servers": "127.0.0.1:1", "log_level": 0},
+            group="g",
+            name="w",
+            incarnation=1,
+            max_record_bytes=1_000_000,
+        )
+        self.flow = Flow(
+            cast("EngineOptions", options),
+            places=cast("Places", places),
+            committer=cast("Committer", SimpleNamespace(submit=self.sent.append)),
+            post=self.posted.append,
+            not_committed=lambda submission: None,
+            committed=lambda offsets: None,
+            lost_range=lambda: None,
+            failed=lambda error: None,
+        )
+
+    def write(self) -> None:
+        self.flow.unit.offsets[WHERE] = 1
+
+    def commit(self) -> None:
+        """Seal the unit and answer it."""
+        self.flow.seal()
+        (submission,) = self.sent
+        self.sent.clear()
+        submission.answer = Answer.COMMITTED
+        submission.answered(submission)
+        for event in self.posted:
+            event()
+        self.posted.clear()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_nothing_is_due_when_nothing_has_happened(bench: Bench) -> None:
+    assert (bench.flow.due_at, bench.flow.due) == (math.inf, False)
+
+
+def test_a_unit_without_more_to_do_is_due_at_once(bench: Bench) -> None:
+    bench.write()
+    assert bench.flow.due
+
+
+def test_an_idle_unit_waits_until_the_commit_before_has_settled(bench: Bench) -> None:
+    bench.write()
+    bench.commit()
+    committed = time.monotonic()
+    bench.write()
+    assert committed < bench.flow.due_at <= committed + SETTLE_S
+
+
+def test_a_unit_is_not_due_while_another_one_is_on_its_way(bench: Bench) -> None:
+    bench.write()
+    bench.flow.seal()
+    bench.write()
+    assert bench.flow.due_at == math.inf
+
+
+def test_a_unit_with_more_to_do_is_due_at_its_deadline_or_when_it_is_full(bench: Bench) -> None:
+    bench.write()
+    bench.flow._arrived(Chunk(0, [Batch("tasks", 0, [cast("Any", object())], 1)]))
+    assert bench.flow.due_at == bench.flow.unit.deadline == pytest.approx(time.monotonic() + INTERVAL_S, abs=5)
+    bench.flow.unit.weight = UNIT_RECORDS
+    assert bench.flow.due
+
+
+def test_a_unit_waits_for_handlers_that_may_end_within_it(bench: Bench) -> None:
+    bench.write()
+    bench.served.running = True
+    assert bench.flow.due_at == bench.flow.unit.deadline
+    bench.flow.hurry()
+    assert bench.flow.due
