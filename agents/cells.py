@@ -16,8 +16,19 @@ from app.protocol.murmur2 import partition_of
 from app.protocol.sessions import Queue
 from app.topics import Names
 from tables.sessions import SessionRow
+from tables.waiting import WaitingRow
 
 EMPTY = b"{}"
+
+
+@dataclass(slots=True)
+class Copied:
+    """Rows and bytes of moving tenants that have left a worker's servers, and that have come, since its start."""
+
+    rows_out: int = 0
+    bytes_out: int = 0
+    rows_in: int = 0
+    bytes_in: int = 0
 
 
 class Entry:
@@ -47,6 +58,13 @@ class Entry:
 
     def __str__(self) -> str:
         return f"task {self.task_id} ({self.kind})"
+
+
+def read_again(row: WaitingRow) -> Entry:
+    """The task of a waiting row."""
+    task = orjson.loads(row.task)
+    task_id = task.get("id") or f"{row.partition}/{row.offset}"
+    return Entry(row.partition, row.offset, row.task, task_id, task["type"], task["payload"])
 
 
 class Cell:
@@ -129,6 +147,7 @@ class ServerContext:
     worker: bytes
     handlers: Mapping[str, Handler]
     routers: int
+    servers: int
     limit: int
     task_timeout: float
     max_attempts: int
@@ -137,6 +156,11 @@ class ServerContext:
     pool: Executor
     watchdog: Watchdog
     announcements: Announcements
+
+    copying: set[tuple[int, str]] = field(default_factory=set)
+    """Tenants that are copied from servers of this worker now, by server."""
+
+    copied: Copied = field(default_factory=Copied)
 
     trials: set[object] = field(default_factory=set)
     """Whoever performs something alone now, or waits to: no retry begins beside it, or one is convicted for another."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from agents.cells import Cell, Entry, ServerContext
+from agents.cells import Cell, Entry, ServerContext, read_again
 from agents.endings import Endings
-from agents.performing import MESSAGE_CHARS, Again, Done, Ending, Failed, run_aside, run_inline
+from agents.performing import Again, Done, Ending, Failed, run_aside, run_inline, unknown
 from agents.suspicion import Verdict, Vigilance
 from app.engine.table import Rows
 from app.handlers import Handler, Session
@@ -75,7 +75,7 @@ class Line:
         self._find = find
         self._touch = touch
         self._blocked: dict[tuple[str, str], Cell] = {}
-        self._aside: set[asyncio.Task[None]] = set()
+        self._aside: dict[asyncio.Task[None], Cell] = {}
         self._suspects: deque[tuple[Cell, Entry, int]] = deque()
         self._on_trial: Entry | None = None
         self._acquitted: list[tuple[Cell, Entry]] = []
@@ -240,7 +240,7 @@ class Line:
         if verdict is not None:
             return self._after(cell, entry, Failed(*verdict), attempt)
         if handler is None:
-            return self._after(cell, entry, Failed("UnknownTask", unknown(entry)), attempt)
+            return self._after(cell, entry, Failed("UnknownTask", unknown(entry.kind)), attempt)
         if handler.inline:
             return self._after(cell, entry, self.run_inline(cell, entry, handler, attempt), attempt)
         self._start_aside(cell, entry, handler, attempt)
@@ -261,21 +261,21 @@ class Line:
             handler, session, entry.payload, context.limit, timeout_s=context.task_timeout, pool=context.pool
         )
         task = asyncio.ensure_future(self._aside_run(cell, entry, run, attempt))
-        self._aside.add(task)
-        task.add_done_callback(self._aside.discard)
+        self._aside[task] = cell
+        task.add_done_callback(lambda ended: self._aside.pop(ended, None))
         self.fresh += 1
 
     async def _aside_run(self, cell: Cell, entry: Entry, run: Coroutine[Any, Any, Ending], attempt: int) -> None:
         try:
             ending = await run
         except asyncio.CancelledError:
-            if self._closed:
+            if self._closed or self._left(cell):
                 raise
             ending = Failed("CancelledError", "the handler cancelled its own task")
         except BaseException as error:  # noqa: BLE001 - a run that has no ending blocks its session for ever.
             self._context.engine.fail(error)
             return
-        if self._closed:
+        if self._closed or self._left(cell):
             return
         self.fresh = max(0, self.fresh - 1)
         self._guarded(lambda: self._follow(cell, self._after(cell, entry, ending, attempt)))
@@ -312,31 +312,63 @@ class Line:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def reopen(self) -> None:
-        """Take up what waited when the place opened; what was running runs again once the loop goes on."""
-        for key, row in self._rows.scan():
-            tenant, session, found = waiting_table.decode(key, row)
-            cell = self._find(tenant, session)
-            task = orjson.loads(found.task)
-            task_id = task.get("id") or f"{found.partition}/{found.offset}"
-            entry = Entry(found.partition, found.offset, found.task, task_id, task["type"], task["payload"])
-            entry.arrival = cell.last_arrival = found.waiting.arrival
-            entry.saved = entry.restored = True
-            cell.queue = (*cell.queue, found.waiting)
-            self._keep(cell, entry)
-            if found.waiting.phase is Phase.RETRYING and found.waiting.due_ms is not None:
-                heapq.heappush(self._retries, (found.waiting.due_ms, cell.name, entry.arrival, found.waiting.attempt))
-        self._vigilance.keep_waiting(
-            [(cell.row_key, arrival) for cell in self._blocked.values() for arrival in cell.entries]
-        )
-        asyncio.get_running_loop().call_soon(self._guarded, self._resume)
+    def reopen(self, live: Callable[[str, int], bool]) -> None:
+        """Take up what waited when the place opened, under epochs that are ``live``."""
+        cells = self._take_up(b"", live)
+        self._vigilance.keep_waiting([(cell.row_key, arrival) for cell in cells for arrival in cell.entries])
+        self._resume_soon(cells)
 
-    def _resume(self) -> None:
+    def take_up(self, prefix: bytes) -> None:
+        """Take up what waits under the rows of a tenant that is served from now on."""
+        self._resume_soon(self._take_up(prefix, lambda tenant, epoch: True))
+
+    def _take_up(self, prefix: bytes, live: Callable[[str, int], bool]) -> list[Cell]:
+        found: dict[tuple[str, str], Cell] = {}
+        for key, row in self._rows.scan(prefix):
+            tenant, session, waits = waiting_table.decode(key, row)
+            if not live(tenant, waiting_table.epoch_of(key)):
+                continue
+            cell = found[tenant, session] = self._find(tenant, session)
+            entry = read_again(waits)
+            entry.arrival = cell.last_arrival = waits.waiting.arrival
+            entry.saved = entry.restored = True
+            cell.queue = (*cell.queue, waits.waiting)
+            self._keep(cell, entry)
+            if waits.waiting.phase is Phase.RETRYING and waits.waiting.due_ms is not None:
+                heapq.heappush(self._retries, (waits.waiting.due_ms, cell.name, entry.arrival, waits.waiting.attempt))
+        return list(found.values())
+
+    def _resume_soon(self, cells: list[Cell]) -> None:
+        """What was running runs again once the loop goes on."""
+        asyncio.get_running_loop().call_soon(self._guarded, lambda: self._resume(cells))
+
+    def _resume(self, cells: list[Cell]) -> None:
         if self._closed:
             return
-        for cell in list(self._blocked.values()):
-            self._follow(cell, sessions.step(cell.queue, Reopened()))
+        for cell in cells:
+            if not self._left(cell):
+                self._follow(cell, sessions.step(cell.queue, Reopened()))
         self._context.engine.wake()
+
+    def forget(self, tenant: str) -> None:
+        """Let go of what waits of a tenant that is no longer served here; its rows stay."""
+        for cell in [cell for cell in self._blocked.values() if cell.tenant == tenant]:
+            del self._blocked[cell.name]
+            self.count -= len(cell.entries)
+            self._bytes -= sum(len(entry.value) for entry in cell.entries.values())
+            if any(entry is self._on_trial for entry in cell.entries.values()):
+                self._on_trial = None
+                self._context.trials.discard(self)
+        self._retries = [entry for entry in self._retries if entry[1][0] != tenant]
+        heapq.heapify(self._retries)
+        self._suspects = deque(entry for entry in self._suspects if entry[0].tenant != tenant)
+        for task, cell in list(self._aside.items()):
+            if cell.tenant == tenant:
+                task.cancel()
+
+    def _left(self, cell: Cell) -> bool:
+        """Has this session's tenant left since, so that nothing may come of what still runs of it?"""
+        return self._blocked.get(cell.name) is not cell
 
     def save(self, cell: Cell) -> None:
         """Bring the waiting rows of a session in step with its queue."""
@@ -366,8 +398,3 @@ class Line:
         self._context.trials.discard(self)
         for task in list(self._aside):
             task.cancel()
-
-
-def unknown(entry: Entry) -> str:
-    """What an unknown task's error says."""
-    return f"no handler is registered for {entry.kind!r} (HANDLERS)"[:MESSAGE_CHARS]

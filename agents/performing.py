@@ -107,6 +107,11 @@ def conclude(handler: Handler, session: Session[Any], result: Any, limit: int) -
     return Done(answer, state, session)
 
 
+def unknown(kind: str) -> str:
+    """What an unknown task's error says."""
+    return f"no handler is registered for {kind!r} (HANDLERS)"[:MESSAGE_CHARS]
+
+
 def run_inline(handler: Handler, session: Session[Any], payload: dict[str, Any], limit: int) -> Ending:
     """Run a plain function here and now."""
     try:

@@ -6,7 +6,7 @@ bytes leave open goes the slow way, which gives the same outputs.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,20 +15,21 @@ import faust
 from faust.types import StreamT
 
 from agents.endings import dead_letter_headers
+from agents.gates import Counts, Gates
+from agents.release import DelayReader
 from app.engine.driver import Delivery
 from app.engine.engine import Engine
 from app.engine.fetch import Batch
 from app.engine.offsets import Partition
 from app.engine.places import Place
 from app.errors import PeerProtocolError, RecordError
-from app.protocol.control import WAKE_KEY, decode_due, encode_wakeup
+from app.protocol.control import MARK, WAKE_KEY, ParkedDue, Wakeup, decode_control, decode_due, encode_wakeup
 from app.protocol.murmur2 import partition_of
-from app.protocol.parking import Clock, Read, Skip, WakeUps
-from app.protocol.placement import home_of, route
+from app.protocol.parking import Clock, Read, ReadDue, Skip, WakeUps
+from app.protocol.placement import route
 from app.records import NAME_MAX_CHARS, parse_task
 from app.settings import INTERNAL_SLACK_BYTES
 from app.topics import Names
-from tables import placements
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +51,20 @@ ORIGIN_OFFSET = "origin-offset"
 
 @dataclass(slots=True)
 class RouterContext:
-    """What the routers of a worker share. ``stale_hints`` and ``misrouted`` count since the start."""
+    """What the routers of a worker share. ``stale_hints``, ``misrouted`` and ``counts`` count since the start.
+
+    ``reader`` makes the second reader of a router's `delay`. ``delay_ms`` and ``timeout_ms`` are those of migrations.
+    """
 
     engine: Engine
     names: Names
     routers: int
     servers: int
     up: frozenset[int]
+    reader: Callable[[int], DelayReader]
+    delay_ms: int
+    timeout_ms: int
+    counts: Counts = field(default_factory=Counts)
     stale_hints: int = 0
     misrouted: int = 0
     warned: set[bytes] = field(default_factory=set)
@@ -70,12 +78,12 @@ class Router:
         self._number = place.number
         # What internal topics take beyond it is room for what is added to a task.
         self._limit = context.engine.options.max_record_bytes - INTERNAL_SLACK_BYTES
-        self._placements = place.rows[placements.NAME]
         # Small numbers, not objects that say more: with a million tenants each of them would be a miss of the caches.
         self._settled: dict[bytes, int] = {}
         names = context.names
         committed = place.committed[names.delay, place.number].offset or 0
         self._wakeups = WakeUps(committed, WAKEUPS_MAX)
+        self.gates = Gates(context, place, self._wakeups, lambda key: self._settled.pop(key, None))
         self._perform = {
             names.tasks: self._tasks,
             names.delay: self._delay,
@@ -142,7 +150,10 @@ class Router:
             else:
                 self._republish(key, value, right, origin)
             return
-        home = self._home(key)
+        if key in self.gates.moving:
+            self.gates.arrived(key, b"%d:%d" % origin, value)
+            return
+        home = self.gates.state(key).home
         server = route(task.tenant, task.session, home, context.up)
         if task.server is not None and task.server != server:
             context.stale_hints += 1
@@ -193,10 +204,6 @@ class Router:
             headers=[(ORIGIN_PARTITION, b"%d" % origin[0]), (ORIGIN_OFFSET, b"%d" % origin[1])],
         )
 
-    def _home(self, tenant: bytes) -> int:
-        row = self._placements.get(tenant)
-        return home_of(tenant, None if row is None else placements.decode(row).home, self._context.servers)
-
     def _settle(self, key: bytes, home: int) -> None:
         if len(self._settled) >= SETTLED_MAX:
             for earliest in list(islice(self._settled, SETTLED_MAX // 2)):
@@ -210,36 +217,62 @@ class Router:
         while batch.start < len(records) and not self._wakeups.full:
             message = records[batch.start]
             batch.start += 1
+            key = message.key()
+            if key and key[0] != MARK:
+                # A parked task: it is released by its number.
+                self._wakeups.step(Skip(message.offset()))
+                continue
             try:
-                due = decode_due(message.key() or b"", message.value() or b"")
+                self._wakeups.step(self._due(message.offset(), key, message.value()))
             except PeerProtocolError as error:
                 log.warning("delay/%d offset %d: %s", self._number, message.offset(), error)
                 self._wakeups.step(Skip(message.offset()))
-                continue
-            self._wakeups.step(Read(message.offset(), due.wakeup, due.due_ms))
+
+    @staticmethod
+    def _due(offset: int, key: bytes | None, value: bytes | None) -> Read | ReadDue:
+        if key == WAKE_KEY:
+            due = decode_due(key, value)
+            return Read(offset, due.wakeup, due.due_ms)
+        said = decode_control(key, value)
+        if isinstance(said, ParkedDue):
+            return ReadDue(offset, said)
+        raise PeerProtocolError(f"{key!r:.40} does not belong here")
 
     def due(self) -> float | None:
         next_ms = self._wakeups.next_due_ms
-        return None if next_ms is None else next_ms / 1000
+        times = (None if next_ms is None else next_ms / 1000, self.gates.due())
+        return min((at for at in times if at is not None), default=None)
 
     def on_time(self, now: float) -> None:
-        context = self._context
+        held = self._wakeups.hold_offset
         for sent in self._wakeups.step(Clock(int(now * 1000) + 1)):
-            wakeup = sent.wakeup
-            key = wakeup.tenant.encode()
-            server = route(wakeup.tenant, wakeup.session, self._home(key), context.up)
-            where = context.engine.unit.output(context.names.work, server)
-            where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup)})
-        # The offsets that are now free to commit go with this unit.
-        topic = (context.names.delay, self._number)
-        context.engine.unit.offsets.setdefault(topic, self._wakeups.hold_offset)
+            self._wake(sent.wakeup)
+        self.gates.fall_due()
+        if self._wakeups.hold_offset != held:
+            # The offsets that are now free to commit go with this unit.
+            topic = (self._context.names.delay, self._number)
+            self._context.engine.unit.offsets.setdefault(topic, self._wakeups.hold_offset)
+        self.gates.on_time(now)
+
+    def _wake(self, wakeup: Wakeup) -> None:
+        context = self._context
+        home = self.gates.state(wakeup.tenant.encode()).home
+        server = route(wakeup.tenant, wakeup.session, home, context.up)
+        where = context.engine.unit.output(context.names.work, server)
+        where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup)})
 
     def hold(self, topic: str) -> int | None:
-        return self._wakeups.hold_offset if topic == self._context.names.delay else None
+        if topic != self._context.names.delay:
+            return None
+        # Nothing that a release still reads may be deleted behind the committed offset.
+        floor = self.gates.floor
+        return self._wakeups.hold_offset if floor is None else min(floor, self._wakeups.hold_offset)
 
     # -- commands -------------------------------------------------------------------------------------------------
 
     def _commands(self, batch: Batch) -> None:
+        for message in batch.records[batch.start :]:
+            self.gates.orders.take(message)
         batch.start = len(batch.records)
 
     # -- the rest of a resident -----------------------------------------------------------------------------------
@@ -248,7 +281,8 @@ class Router:
         return ((self._context.names.delay, self._number),) if self._wakeups.full else ()
 
     def before_seal(self) -> None:
-        """A router keeps nothing back."""
+        """Write the rows of tenants that move."""
+        self.gates.before_seal()
 
     def after_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nothing waits for a commit."""
@@ -258,6 +292,7 @@ class Router:
 
     def close(self) -> None:
         self._settled.clear()
+        self.gates.close()
 
 
 def attach(app: faust.App, names: Names) -> None:

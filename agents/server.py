@@ -6,24 +6,38 @@ handler in line, keep the new state, append the result. What waits is :mod:`agen
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import faust
 import orjson
 from faust.types import StreamT
 
 from agents.cells import Cell, Entry, ServerContext
+from agents.copying import Copying
+from agents.draining import Drains
 from agents.endings import Endings
 from agents.expiry import Expiry
-from agents.line import Line, unknown
-from agents.performing import Again, Failed
+from agents.line import Line
+from agents.performing import Again, Failed, unknown
 from agents.suspicion import Vigilance
+from agents.tenants import Tenants
 from app.engine.driver import Delivery
 from app.engine.fetch import Batch, Record
 from app.engine.offsets import Partition
 from app.engine.places import Place
 from app.errors import RecordError
-from app.protocol.control import MARK, Wakeup, decode_control
+from app.protocol.control import (
+    MARK,
+    Abort,
+    Commit,
+    Cut,
+    Drain,
+    Measure,
+    Placed,
+    Prepare,
+    Wakeup,
+    decode_control,
+)
 from app.records import parse_task, valid_id
 from app.topics import Names
 from tables import sessions as sessions_table
@@ -65,12 +79,18 @@ class Server:
             find=lambda tenant, session: self._cells.get((tenant, session)) or self._load(tenant, session),
             touch=self._touch,
         )
-        self._line.reopen()
+        self.copying = Copying(context, place)
+        self.tenants = self.copying.tenants = Tenants(context, place, self, self.copying.stir)
+        self.drains = Drains(context, place, self.tenants)
+        self._line.reopen(self.tenants.live)
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
     def perform(self, batch: Batch, until: float) -> None:
         """Perform records from ``batch.start`` on; stop when it is ``until``, or when too much waits."""
+        if batch.topic != self._work[0]:
+            self.tenants.take(batch, until)
+            return
         if self._vigilance.active:
             self._carefully(batch, until)
             return
@@ -177,7 +197,7 @@ class Server:
         if verdict is not None:
             self._endings.conclude(cell, entry, Failed(*verdict), 1)
         elif handler is None:
-            self._endings.conclude(cell, entry, Failed("UnknownTask", unknown(entry)), 1)
+            self._endings.conclude(cell, entry, Failed("UnknownTask", unknown(entry.kind)), 1)
         else:
             ending = line.run_inline(cell, entry, handler, 1)
             if isinstance(ending, Again):
@@ -188,12 +208,20 @@ class Server:
     def _control(self, key: bytes, value: bytes) -> None:
         match decode_control(key, value):
             case Wakeup() as wakeup:
-                self._line.wake(wakeup)
+                # One that was on its way while its tenant left wakes nobody: timers are set where the rows are.
+                if self.tenants.serves(wakeup.tenant):
+                    self._line.wake(wakeup)
+            case Prepare() | Cut() | Commit() | Abort() | Placed() as said:
+                self.tenants.feed(said.tenant, said)
+            case Measure() as asked:
+                self.tenants.measure(asked)
+            case Drain() as ordered:
+                self.drains.begin(ordered)
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
     def _load(self, tenant: str, session: str) -> Cell:
-        row_key = sessions_table.key_of(tenant, 0, session)
+        row_key = sessions_table.key_of(tenant, self.tenants.epoch(tenant), session)
         cell = self._cells[tenant, session] = Cell(tenant, session, row_key, self._context.routers)
         row = self._sessions.get(row_key)
         if row is not None:
@@ -205,8 +233,18 @@ class Server:
 
     def before_seal(self) -> None:
         """Write the rows of all sessions that changed, once each."""
+        self._write(self._dirty.values())
+        self._dirty.clear()
+        self._line.fresh = 0
+        if len(self._cells) > CELLS_MAX:
+            self._cells = {name: cell for name, cell in self._cells.items() if cell.queue}
+
+    def _write(self, cells: Iterable[Cell]) -> None:
         now = int(time.time())
-        for cell in self._dirty.values():
+        copied = self.tenants.marked
+        for cell in cells:
+            if copied and cell.tenant in copied:
+                self.tenants.mark(cell.tenant, cell.session, cell.row_key)
             if cell.ended and not cell.queue:
                 self._sessions.delete(cell.row_key)
                 self._cells.pop(cell.name, None)
@@ -214,10 +252,24 @@ class Server:
                 row = sessions_table.encode(cell.sequence, cell.origins, now, cell.good)
                 self._sessions.put(cell.row_key, row)
             self._line.save(cell)
-        self._dirty.clear()
-        self._line.fresh = 0
-        if len(self._cells) > CELLS_MAX:
-            self._cells = {name: cell for name, cell in self._cells.items() if cell.queue}
+
+    # -- tenants that move ----------------------------------------------------------------------------------------
+
+    def freeze(self, tenant: str) -> None:
+        """Write the rows of a tenant as they are at the cut, then forget it."""
+        self._write([cell for cell in self._dirty.values() if cell.tenant == tenant])
+        self.forget(tenant)
+
+    def forget(self, tenant: str) -> None:
+        """Drop all that is in memory of a tenant; nothing of it ends here any more."""
+        self._line.forget(tenant)
+        for name in [name for name in self._cells if name[0] == tenant]:
+            del self._cells[name]
+            self._dirty.pop(name, None)
+
+    def reopen(self, prefix: bytes) -> None:
+        """Serve a tenant from these rows on."""
+        self._line.take_up(prefix)
 
     # -- the rest of a resident -----------------------------------------------------------------------------------
 
@@ -231,7 +283,8 @@ class Server:
 
     def due(self) -> float | None:
         """When the next retry falls due, or when to look for expired sessions again."""
-        return min((due for due in (self._line.due(), self._expiry.due) if due is not None), default=None)
+        times = (self._line.due(), self._expiry.due, self.copying.due, self.drains.due)
+        return min((due for due in times if due is not None), default=None)
 
     def on_time(self, now: float) -> None:
         """Wake retries that are due; delete sessions that nobody has used for SESSION_TTL."""
@@ -239,14 +292,22 @@ class Server:
         if self._expiry.due is not None and self._expiry.due <= now:
             for key in self._expiry.expired(now):
                 self._expire(key, now)
+        if self.copying.due is not None and self.copying.due <= now:
+            self.copying.on_time(now)
+        if self.drains.due is not None and self.drains.due <= now:
+            self.drains.on_time(now)
 
     def _expire(self, key: bytes, now: float) -> None:
-        tenant, _, session = key.decode().split("\0")
+        tenant, epoch, session = key.decode().split("\0")
+        if not self.tenants.live(tenant, int(epoch)):
+            return  # It is copied, staged or swept: whoever serves the tenant looks at it.
         cell = self._cells.get((tenant, session))
         # The sweep sees committed rows, and those of a while ago: the session may have been used since.
         row = self._sessions.get(key)
         unused = (tenant, session) not in self._dirty and (cell is None or not cell.queue)
         if row is not None and unused and self._expiry.over(row, now):
+            if tenant in self.tenants.marked:
+                self.tenants.mark(tenant, session, key)
             self._sessions.delete(key)
             self._cells.pop((tenant, session), None)
 
@@ -261,6 +322,7 @@ class Server:
     def close(self) -> None:
         """Stop at once."""
         self._line.close()
+        self.copying.close()
         self._context.trials.discard(self)
         if not getattr(self._context.engine, "failing", False):
             # If the place stays here over a rebalance, nothing else will tell the next resident.

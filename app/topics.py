@@ -132,6 +132,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.changelog("waiting"), servers),
         (names.changelog("exchanges"), routers),
         (names.changelog("exchange-messages"), routers),
+        (names.changelog("outcomes"), routers),
+        (names.changelog("handoffs"), servers),
     ]
     return [
         *(TopicSpec(name, count, _kept(size, milliseconds)) for name, count, size, milliseconds in kept),

@@ -28,6 +28,8 @@ class _Commands(LazyGroup):
         "topics": ("app.cli.topics", "topics"),
         "send": ("app.cli.send", "send"),
         "transfer": ("app.cli.transfer", "transfer"),
+        "tenant": ("app.cli.tenant", "tenant"),
+        "server": ("app.cli.server", "server"),
         "session": ("app.cli.session", "session"),
         "status": ("app.cli.status", "status"),
         "workers": ("app.cli.workers", "workers"),

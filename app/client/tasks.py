@@ -20,10 +20,11 @@ import orjson
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pydantic import ValidationError
 
+from app.client.commands import Commands
 from app.client.kafka import options, partitions_of, say, translate
 from app.client.results import ResultReader
 from app.errors import BrokerUnreachableError, ConfigurationError, UnavailableError
-from app.records import Result, Task, valid_name
+from app.records import Event, Result, Task, valid_name
 from app.settings import INTERNAL_SLACK_BYTES, Settings, load, require_bootstrap
 from app.topics import Names
 
@@ -195,6 +196,50 @@ class Client:
             quiet: end after so many seconds without a result; None goes on until the client is closed.
         """
         return self._results().follow(quiet)
+
+    def migrate(
+        self,
+        tenant: str,
+        to: int,
+        *,
+        timeout: float = 60.0,
+        phase_timeout: float | None = None,
+        max_pause: float | None = None,
+        dry_run: bool = False,
+        offline: bool = False,
+        from_backups: bool = False,
+        id: str | None = None,  # noqa: A002 - the name of the record's field.
+    ) -> Event:
+        """Move a tenant to server ``to`` while it is served, and return the final event, whatever it says.
+
+        Args:
+            tenant: whose sessions move.
+            to: the server's number.
+            timeout: seconds to wait for the end; the migration goes on after that.
+            phase_timeout: seconds without progress after which the migration fails; None: the cluster's setting.
+            max_pause: the migration fails rather than keep the tenant waiting for longer than so many seconds.
+            dry_run: only tell what would be moved, and what would prevent it.
+            offline: keep the tenant's tasks back for the whole copy.
+            from_backups: if the tenant's server is down, gather its sessions from where they are served now.
+            id: a second command with the same id is answered with the first one's outcome, for a day.
+
+        Raises:
+            ValueError: this is no command.
+            TimeoutError: it has not ended.
+            BrokerUnreachableError: no broker answers.
+        """
+        flags = {"dry_run": dry_run, "offline": offline, "from_backups": from_backups}
+        with Commands(self._settings) as commands:
+            command = commands.order(
+                "migrate",
+                tenant=tenant,
+                to=to,
+                id=id,
+                timeout=phase_timeout,
+                max_pause=max_pause,
+                **{name: True for name, wanted in flags.items() if wanted},
+            )
+            return commands.end(command, timeout)
 
     def close(self) -> None:
         """Wait for what was sent, at most ``send_timeout``, and let go of connections."""

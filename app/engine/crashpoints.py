@@ -1,4 +1,4 @@
-"""Places in the engine where a test lets a worker die.
+"""Places in the engine and the agents where a test lets a worker die.
 
 With ``HOLDFAST_CRASH_AT=before-commit:3`` a worker kills itself with SIGKILL when it passes that point for the third
 time. Without the variable a passage costs one comparison with None.
@@ -8,7 +8,20 @@ import os
 import signal
 from typing import Literal
 
-Point = Literal["before-changelog", "before-offsets", "before-commit", "after-commit", "in-restore", "in-rebalance"]
+Point = Literal[
+    "before-changelog",
+    "before-offsets",
+    "before-commit",
+    "after-commit",
+    "in-restore",
+    "in-rebalance",
+    "move-copies",
+    "move-cut",
+    "move-stages",
+    "move-installed",
+    "move-decided",
+    "move-releases",
+]
 
 
 def _wanted() -> tuple[str, int] | None:

@@ -8,6 +8,7 @@ restore, and a row that changed a thousand times in a unit is written once.
 from collections.abc import Iterator, Mapping
 
 from app.engine.stores import Store
+from app.engine.stores.order import Keys, Merged
 
 
 class Rows:
@@ -54,6 +55,14 @@ class Rows:
         merged |= {key: row for key, row in changed.items() if row is not None and key.startswith(prefix)}
         for key in sorted(merged):
             yield key, merged[key]
+
+    def keys(self, prefix: bytes, after: bytes = b"") -> Keys:
+        """Keys that begin with ``prefix`` and stand behind ``after``, changes included, as of now.
+
+        For walks that take a while: read each row by :meth:`get` when it is its turn, it may be gone by then.
+        """
+        changed = (key for key in {**self._sealed, **self._overlay} if key.startswith(prefix) and key > after)
+        return Merged(self.store.keys(prefix, after), changed)
 
     # -- the engine's side ----------------------------------------------------------------------------------------
 

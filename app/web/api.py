@@ -4,6 +4,8 @@
 ``GET /healthz``, ``/readyz``             200 or 503, with the reason
 ``GET /metrics``                          for Prometheus
 ``GET /api/status``                       the cluster as this worker sees it
+``GET /api/tenants``                      tenants that have sessions or were ever moved
+``GET /api/tenants/{tenant}``             answered by the worker that hosts the tenant's router
 ``GET /api/sessions/{tenant}/{session}``  answered by the worker that hosts the session's server
 ``GET /api/exchanges[/{exchange}]``        see :mod:`app.web.exchanges`
 ``POST /api/tasks[?wait=S]``              202 and the task's place; with ``wait`` 200 and the result, or 504
@@ -22,22 +24,22 @@ import aiohttp
 import orjson
 from aiohttp import web
 from pydantic import ValidationError
-from yarl import URL
 
 from app.records import Task, valid_name
 from app.settings import Settings
 from app.web.answers import ProblemError, answer, bearer, errors_as_json, seconds
 from app.web.exchanges import Exchanges
 from app.web.gateway import Gateway
+from app.web.peers import FORWARD_TIMEOUT, Peers
 from app.web.view import ClusterView
 
 _LOGGER: Final = logging.getLogger(__name__)
 
-HOPS_HEADER: Final = "X-Holdfast-Hops"
-HOPS_MAX: Final = 3
+HERE: Final = "here"
+"""With this in its query a question is about the asked worker alone."""
+
 WAIT_MAX_S: Final = 3600.0
 _BODY_SLACK: Final = 64 * 1024
-_FORWARD_TIMEOUT: Final = aiohttp.ClientTimeout(total=10, sock_connect=2)
 
 Metrics = Callable[[], tuple[bytes, str]]
 """Return the text of ``/metrics`` and its content type."""
@@ -58,7 +60,8 @@ class Api:
         self._settings = settings
         self._gateway = gateway
         self._metrics = metrics
-        self._peers: aiohttp.ClientSession | None = None
+        self._peers: Peers
+        self._connected: aiohttp.ClientSession
 
     def application(self) -> web.Application:
         """Return the application, ready to be served."""
@@ -70,20 +73,19 @@ class Api:
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics_text)
         application.router.add_get("/api/status", self._status)
+        application.router.add_get("/api/tenants", self._tenants)
+        application.router.add_get("/api/tenants/{tenant}", self._tenant)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
-        Exchanges(self._view, self._others).add_to(application.router)
+        Exchanges(self._view, lambda: self._connected).add_to(application.router)
         application.cleanup_ctx.append(self._connections)
         return application
 
     async def _connections(self, _application: web.Application) -> AsyncIterator[None]:
-        async with aiohttp.ClientSession(timeout=_FORWARD_TIMEOUT) as self._peers:
+        async with aiohttp.ClientSession(timeout=FORWARD_TIMEOUT) as connections:
+            self._peers, self._connected = Peers(connections), connections
             yield
         await asyncio.to_thread(self._gateway.close)
-
-    def _others(self) -> aiohttp.ClientSession:
-        assert self._peers is not None, "requests come between start and end of the application"
-        return self._peers
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _verdict(*self._view.healthy())
@@ -97,43 +99,54 @@ class Api:
         text, kind = self._metrics()
         return web.Response(body=text, headers={"Content-Type": kind})
 
-    async def _status(self, _request: web.Request) -> web.Response:
-        return answer(self._view.status())
+    async def _status(self, request: web.Request) -> web.Response:
+        """What is counted by place is asked of every worker; who does not answer in time counts nothing."""
+        status = self._view.status()
+        for other in await self._ask_others(request, "/api/status"):
+            status["migrations"] = [*status.get("migrations", []), *other.get("migrations", [])]
+            for field in ("parked", "waiting"):
+                status[field] = status.get(field, 0) + other.get(field, 0)
+        return answer(status)
+
+    async def _tenants(self, request: web.Request) -> web.Response:
+        found: dict[str, Any] = {}
+        asked = [{"tenants": await asyncio.to_thread(self._view.tenants)}]
+        for entry in (
+            e for said in (*asked, *await self._ask_others(request, "/api/tenants")) for e in said["tenants"]
+        ):
+            # A server's host may not have heard of the last move; the router's has.
+            known = found.get(entry["tenant"])
+            if known is None or (entry["epoch"], entry["state"] != "settled") > (known["epoch"], False):
+                found[entry["tenant"]] = entry
+        return answer({"tenants": [found[tenant] for tenant in sorted(found)]})
+
+    async def _ask_others(self, request: web.Request, path: str) -> list[dict[str, Any]]:
+        if HERE in request.query:
+            return []
+        return await self._peers.all(request, self._view.others(), f"{path}?{HERE}=1")
+
+    async def _tenant(self, request: web.Request) -> web.Response:
+        tenant = _name(request, "tenant")
+        location = self._view.locate_tenant(tenant)
+        if location.worker is None or location.url is None:
+            raise ProblemError(503, "unavailable", "nobody hosts this tenant's router at the moment")
+        if location.worker != self._view.name:
+            return await self._peers.forward(request, f"{location.url}/api/tenants/{quote(tenant, safe='')}")
+        return answer(self._view.read_tenant(tenant))
 
     async def _session(self, request: web.Request) -> web.Response:
-        tenant, session = (request.match_info[name] for name in ("tenant", "session"))
-        for field, name in (("tenant", tenant), ("session", session)):
-            if not valid_name(name):
-                raise ProblemError(400, "bad-name", f"{field}: use 1 to 200 characters without control characters")
+        tenant, session = _name(request, "tenant"), _name(request, "session")
         location = self._view.locate(tenant, session)
         if location.worker is None or location.url is None:
             raise ProblemError(503, "unavailable", f"nobody hosts server {location.server} at the moment")
         if location.worker != self._view.name:
-            return await self._forward(request, location.url, tenant, session)
+            path = f"{quote(tenant, safe='')}/{quote(session, safe='')}"
+            return await self._peers.forward(request, f"{location.url}/api/sessions/{path}")
         rows = self._view.read_session(tenant, session)
         if rows is None:
             raise ProblemError(404, "unknown-session", f"tenant {tenant!r} has no session {session!r}")
         place = {"server": location.server, "worker": location.worker, "backup_order": location.backup_order}
         return answer({"tenant": tenant, "session": session, **place, **rows})
-
-    async def _forward(self, request: web.Request, url: str, tenant: str, session: str) -> web.Response:
-        """Ask the worker that this one believes in; it computes the same, and goes on from what it knows."""
-        hops = _hops(request)
-        if hops >= HOPS_MAX:
-            raise ProblemError(503, "unavailable", "the workers do not agree yet on where this session lives")
-        headers = {HOPS_HEADER: str(hops + 1)}
-        if "Authorization" in request.headers:
-            headers["Authorization"] = request.headers["Authorization"]
-        target = URL(f"{url}/api/sessions/{quote(tenant, safe='')}/{quote(session, safe='')}", encoded=True)
-        assert self._peers is not None, "requests come between start and end of the application"
-        try:
-            async with self._peers.get(target, headers=headers) as reply:
-                body = await reply.read()
-                again = {"Retry-After": "1"} if reply.status == 503 else None
-                return web.Response(body=body, status=reply.status, content_type=reply.content_type, headers=again)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            _LOGGER.info("%s does not answer: %r", url, error)
-            raise ProblemError(503, "unavailable", "the worker that hosts this session does not answer") from error
 
     async def _task(self, request: web.Request) -> web.Response:
         wait = seconds(request, "wait", largest=WAIT_MAX_S)
@@ -154,10 +167,11 @@ def _verdict(good: bool, reason: str) -> web.Response:
     return answer({"ok": good, "message": reason}, status=200 if good else 503)
 
 
-def _hops(request: web.Request) -> int:
-    text = request.headers.get(HOPS_HEADER, "0")
-    # What is no number came from nobody of ours: it is not passed on.
-    return int(text) if text.isascii() and text.isdecimal() else HOPS_MAX
+def _name(request: web.Request, field: str) -> str:
+    name = request.match_info[field]
+    if not valid_name(name):
+        raise ProblemError(400, "bad-name", f"{field}: use 1 to 200 characters without control characters")
+    return name
 
 
 def _parse(body: bytes) -> Task:

@@ -41,6 +41,22 @@ class ClusterView(ExchangeView, Protocol):
     def status(self) -> dict[str, Any]:
         """The cluster as this worker sees it: the object of ``/api/status``."""
 
+    def others(self) -> list[str]:
+        """The addresses of the other workers."""
+
+    def tenants(self) -> list[dict[str, Any]]:
+        """Tenants that this worker knows of by what it hosts: ``tenant``, ``home``, ``state``, ``epoch``."""
+
+    def locate_tenant(self, tenant: str) -> Location:
+        """Compute which worker decides about a tenant; ``server`` is the tenant's home."""
+
+    def read_tenant(self, tenant: str) -> dict[str, Any]:
+        """Read a tenant's row on its router's host: where it lives, what moves, what was moved.
+
+        Raises:
+            UnavailableError: the router is not here, or is still being restored.
+        """
+
     def locate(self, tenant: str, session: str) -> Location:
         """Compute where a session lives; it need not exist."""
 

@@ -13,6 +13,7 @@ import orjson
 
 from agents import exchanges, router, server, transfers
 from agents.cells import Cell, Entry, ServerContext
+from agents.release import DelayReader
 from agents.suspicion import Vigilance
 from app import topics
 from app.engine.driver import EngineConsumer, create_app
@@ -23,15 +24,16 @@ from app.engine.watchdog import Watchdog
 from app.errors import ConfigurationError, UnavailableError
 from app.handlers import Handler
 from app.protocol.backup_order import backup_order
+from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.storage import open_storage
-from app.worker import exchange_view
+from app.worker import exchange_view, tenants
 from app.worker import transfers as transfers_here
 from app.worker.exchange_backup import BackupLag
 from app.worker.local import membership_client, open_stores, worker_directory
 from tables import exchanges as exchange_tables
-from tables import placements, sessions, waiting
+from tables import handoffs, outcomes, parked, placements, sessions, waiting
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 POOL_THREADS = 32
@@ -46,13 +48,13 @@ def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
             "router",
             settings.routers,
             (names.tasks, names.commands, names.delay),
-            {placements.NAME: names.changelog(placements.NAME)},
+            {table: names.changelog(table) for table in (placements.NAME, parked.NAME, outcomes.NAME)},
         ),
         PlaceKind(
             "server",
             settings.servers,
             (names.work, names.handoffs),
-            {sessions.NAME: names.changelog(sessions.NAME), waiting.NAME: names.changelog(waiting.NAME)},
+            {table: names.changelog(table) for table in (sessions.NAME, waiting.NAME, handoffs.NAME)},
         ),
         transfers_here.place_kind(settings, names),
         PlaceKind(
@@ -151,13 +153,29 @@ class Worker:
         """Register the agents, and how each makes its part for a place that opens."""
         settings, names = self.settings, self._names
         up = frozenset(range(settings.servers))
-        routing = router.RouterContext(engine, names, settings.routers, settings.servers, up)
+        routing = router.RouterContext(
+            engine=engine,
+            names=names,
+            routers=settings.routers,
+            servers=settings.servers,
+            up=up,
+            reader=lambda number: DelayReader(
+                engine.options.kafka,
+                f"{names.group}-delay",
+                names.delay,
+                number,
+                max_record_bytes=engine.options.max_record_bytes,
+            ),
+            delay_ms=round(settings.delay * 1000),
+            timeout_ms=round(settings.migration_timeout * 1000),
+        )
         serving = ServerContext(
             engine=engine,
             names=names,
             worker=orjson.dumps(self.name),
             handlers=self._handlers,
             routers=settings.routers,
+            servers=settings.servers,
             limit=settings.max_record_bytes,
             task_timeout=settings.task_timeout,
             max_attempts=settings.max_attempts,
@@ -249,8 +267,8 @@ class Worker:
                 }
                 for number in range(self.settings.servers)
             ],
-            "migrations": [],
-            "parked": 0,
+            "migrations": tenants.migrations(engine),
+            "parked": tenants.parked(engine),
             "waiting": waiting_here,
         }
 
@@ -285,12 +303,45 @@ class Worker:
     def locate(self, tenant: str, session: str) -> Location:
         """Compute where a session lives; it need not exist."""
         servers = self.settings.servers
-        home = home_of(tenant.encode(), None, servers)
+        home = home_of(tenant.encode(), tenants.placed(self._engine, tenant)[0], servers)
         number = route(tenant, session, home, frozenset(range(servers)))
-        plan = self._engine.plan if self._engine is not None else None
-        host = plan.host.get(f"server-{number}") if plan is not None else None
-        url = plan.workers[host][0] if plan is not None and host in plan.workers else None
+        host, url = self._host(f"server-{number}")
         return Location(number, host, url, list(backup_order(session_key(tenant, session), servers)))
+
+    def _host(self, place: str) -> tuple[str | None, str | None]:
+        """The worker that hosts a place now, and its address."""
+        plan = self._engine.plan if self._engine is not None else None
+        host = plan.host.get(place) if plan is not None else None
+        return host, plan.workers[host][0] if plan is not None and host in plan.workers else None
+
+    def others(self) -> list[str]:
+        """The addresses of the other workers."""
+        plan = self._engine.plan if self._engine is not None else None
+        return [entry[0] for name, entry in sorted((plan.workers if plan else {}).items()) if name != self.name]
+
+    def tenants(self) -> list[dict[str, Any]]:
+        """Tenants that this worker knows of by what it hosts."""
+        return tenants.listed(self._engine, self.settings.servers)
+
+    def locate_tenant(self, tenant: str) -> Location:
+        """Compute which worker decides about a tenant; ``server`` is its home as far as this worker knows."""
+        servers = self.settings.servers
+        home = home_of(tenant.encode(), tenants.placed(self._engine, tenant)[0], servers)
+        host, url = self._host(f"router-{partition_of(tenant.encode(), self.settings.routers)}")
+        return Location(home, host, url, list(backup_order(tenant.encode(), servers)))
+
+    def read_tenant(self, tenant: str) -> dict[str, Any]:
+        """Where a tenant lives and what moves, as its router's committed row says.
+
+        Raises:
+            UnavailableError: its router is not here, or is still being restored.
+        """
+        number = partition_of(tenant.encode(), self.settings.routers)
+        place = self._engine.places.all[f"router-{number}"] if self._engine is not None else None
+        if self._engine is None or place is None or not place.running:
+            raise UnavailableError(f"router {number} is not served by worker {self.name} now", retry_after_s=0.5)
+        found = tenants.read(self._engine, number, self.settings.servers, tenant)
+        return {"tenant": tenant, "router": number, **found, "host": self._host(f"server-{found['home']}")[0]}
 
     def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
         """A session's committed rows, on its host: state, sequence, and what waits and why.
@@ -300,9 +351,9 @@ class Worker:
         """
         number = self.locate(tenant, session).server
         place = self._engine.places.all[f"server-{number}"] if self._engine is not None else None
-        if place is None or not place.running:
+        if self._engine is None or place is None or not place.running:
             raise UnavailableError(f"server {number} is not served by worker {self.name} now", retry_after_s=0.5)
-        key = sessions.key_of(tenant, 0, session)
+        key = sessions.key_of(tenant, tenants.live_epoch(self._engine, number, tenant), session)
         row = place.rows[sessions.NAME].peek(key)
         queue = [waiting.decode(found, value)[2] for found, value in place.rows[waiting.NAME].store.scan(key + b"\0")]
         if row is None and not queue:

@@ -14,7 +14,7 @@ Choose = Callable[[Any], Any]
 HISTORIES = 5_000
 
 
-def killed_after(walk: Callable[[Choose], None], histories: int = HISTORIES) -> int | None:
+def killed_after(walk: Callable[[Choose], object], histories: int = HISTORIES) -> int | None:
     """How many histories it takes until ``walk`` fails; None if it finds nothing."""
     for seed in range(histories):
         try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,8 +62,23 @@ def from_rows(config: Config, namespace: str, *, deadline: float) -> Chains:
 
 
 def rows(config: Config, namespace: str, *, deadline: float) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
-    """Yield the committed state of every session."""
-    topic = Names(namespace).changelog("sessions")
+    """Yield the committed state of every session, of a tenant that has moved under its live epoch."""
+    placed = _latest(config, namespace, "placements", deadline=deadline)
+    live = {tenant: orjson.loads(row)["epoch"] for tenant, row in placed.items()}
+    for key, value in _latest(config, namespace, "sessions", deadline=deadline).items():
+        tenant, epoch, session = key.split(b"\0")
+        if int(epoch) == live.get(tenant, 0):
+            yield (tenant.decode(), session.decode()), orjson.loads(value)["s"]
+
+
+def keys(config: Config, namespace: str, *, tenant: str) -> list[bytes]:
+    """The keys of a tenant's session rows, under whatever epoch they lie."""
+    latest = _latest(config, namespace, "sessions", deadline=time.monotonic() + 30)
+    return [key for key in latest if key.startswith(tenant.encode() + b"\0")]
+
+
+def _latest(config: Config, namespace: str, table: str, *, deadline: float) -> dict[bytes, bytes]:
+    topic = Names(namespace).changelog(table)
     ends = end_offsets(config, [topic], deadline=deadline)
     latest: dict[bytes, bytes] = {}
     for message in read(config, ends, {}, deadline=deadline):
@@ -71,9 +87,7 @@ def rows(config: Config, namespace: str, *, deadline: float) -> Iterator[tuple[t
             latest.pop(key, None)
         else:
             latest[key] = value
-    for key, value in latest.items():
-        tenant, _epoch, session = key.decode().split("\0")
-        yield (tenant, session), orjson.loads(value)["s"]
+    return latest
 
 
 def difference(one: Chains, other: Chains, limit: int = 5) -> list[str]:

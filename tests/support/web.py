@@ -31,6 +31,9 @@ class FakeView:
     hosts: list[dict[str, Any]] = field(default_factory=list)
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)
     exchanges: dict[str, dict[str, Any]] = field(default_factory=dict)
+    homes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    peers: list[str] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready
@@ -39,7 +42,19 @@ class FakeView:
         return self.is_healthy
 
     def status(self) -> dict[str, Any]:
-        return {"namespace": "test", "view": 0, "workers": [], "servers": []}
+        return {"namespace": "test", "view": 0, "workers": [], "servers": [], **self.counts}
+
+    def others(self) -> list[str]:
+        return self.peers
+
+    def tenants(self) -> list[dict[str, Any]]:
+        return list(self.homes.values())
+
+    def locate_tenant(self, tenant: str) -> Place:
+        return self.place
+
+    def read_tenant(self, tenant: str) -> dict[str, Any]:
+        return self.homes.get(tenant, {"tenant": tenant, "home": 3, "state": "settled", "epoch": 0})
 
     def locate(self, tenant: str, session: str) -> Place:
         return self.place

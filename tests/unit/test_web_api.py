@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import BrokerUnreachableError, ConfigurationError
 from app.settings import Settings
-from app.web.api import HOPS_HEADER, HOPS_MAX
+from app.web.peers import HOPS_HEADER, HOPS_MAX
 from app.web.server import WebServer
 from tests.support.web import FakeGateway, FakeView, Place, ask
 

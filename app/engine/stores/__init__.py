@@ -6,6 +6,8 @@ The changelog is the truth; a store is a copy of it up to a position, and may al
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from app.engine.stores.order import Keys
+
 
 class Store(Protocol):
     """The committed rows of one table partition, and the changelog position that they hold.
@@ -25,6 +27,9 @@ class Store(Protocol):
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows whose key begins with ``prefix``, in the order of their keys, as of now."""
+
+    def keys(self, prefix: bytes, after: bytes) -> Keys:
+        """Keys that begin with ``prefix`` and stand behind ``after``, as of now; for walks that take a while."""
 
     @property
     def unconfirmed(self) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from app.engine.stores.order import SortedSlices
+
 
 class MemoryStore:
     """See :class:`app.engine.stores.Store`."""
@@ -31,6 +33,9 @@ class MemoryStore:
             row = self._rows.get(key)
             if row is not None:
                 yield key, row
+
+    def keys(self, prefix: bytes, after: bytes) -> SortedSlices:
+        return SortedSlices(list(self._rows), prefix, after)
 
     def confirm(self) -> None:
         """Rows in memory are never found again, so their age does not matter."""

@@ -10,11 +10,13 @@ but consistent state, which its position tells.
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteBufferManager
 
+from app.engine.stores.order import InOrder
 from app.errors import ConfigurationError, HoldfastError
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,15 @@ class RocksStore:
             if not key.startswith(start):
                 return
             yield key[skip:], row
+
+    def keys(self, prefix: bytes, after: bytes) -> InOrder:
+        start = self._prefix + prefix
+        behind = self._prefix + after
+        skip = len(self._prefix)
+        # Behind a key stands, before anything else, that key with a zero byte.
+        first = max(start, behind + b"\0") if after else start
+        found = cast("Iterator[bytes]", self._database.keys(from_key=first))
+        return InOrder(key[skip:] for key in takewhile(lambda key: key.startswith(start), found))
 
     def clear(self) -> None:
         batch = WriteBatch(raw_mode=True)

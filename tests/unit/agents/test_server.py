@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from agents import line as line_module
-from agents.cells import Entry
-from agents.performing import MESSAGE_CHARS
+from agents.performing import MESSAGE_CHARS, unknown
 from app.engine.janitor import EmitLimit
 from app.handlers import Retry, Session
 from app.protocol import sessions as protocol
@@ -251,8 +250,7 @@ def test_an_id_or_type_that_is_too_long_is_a_dead_letter_also_in_a_known_session
 
 
 def test_what_an_unknown_type_is_told_is_cut() -> None:
-    entry = Entry(0, 0, b"", "", "\x01" * 1_000, {})
-    assert len(line_module.unknown(entry)) == MESSAGE_CHARS
+    assert len(unknown("\x01" * 1_000)) == MESSAGE_CHARS
 
 
 # -- expiry -------------------------------------------------------------------------------------------------------

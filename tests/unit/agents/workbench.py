@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from agents.cells import ServerContext
+from agents.release import DelayReader
 from agents.router import Router, RouterContext
 from agents.server import Server
 from app.engine.announcements import Announcements
@@ -25,7 +26,7 @@ from app.errors import UnavailableError
 from app.handlers import Handler
 from app.settings import INTERNAL_SLACK_BYTES
 from app.topics import Names
-from tables import placements, sessions, waiting
+from tables import handoffs, outcomes, parked, placements, sessions, waiting
 
 LIMIT = 100_000
 NAMES = Names("ns")
@@ -122,6 +123,7 @@ class ServerBench:
             worker=b'"w1"',
             handlers=handlers,
             routers=1,
+            servers=1,
             limit=LIMIT,
             task_timeout=10.0,
             max_attempts=5,
@@ -133,7 +135,7 @@ class ServerBench:
         )
         kind = PlaceKind("server", 1, (NAMES.work,), {})
         self.place = Place(kind, 0, "server-0", committed={(NAMES.work, 0): Committed(0, None)})
-        for name in (sessions.NAME, waiting.NAME):
+        for name in (sessions.NAME, waiting.NAME, handoffs.NAME):
             self.place.rows[name] = Rows(MemoryStore(), NAMES.changelog(name), 0)
         self.server = Server(self.context, self.place)
 
@@ -168,12 +170,45 @@ def handler(function: Any, *, asynchronous: bool = False) -> Handler:
     return Handler("t", function, False, asynchronous, None, None)
 
 
+class Log:
+    """Stands for the second reader of `delay`: hands out what the test has put there."""
+
+    def __init__(self) -> None:
+        self.records: list[Message] = []
+        self.at: int | None = None
+
+    def follow(self, offset: int) -> None:
+        self.at = offset
+
+    def leave(self) -> None:
+        self.at = None
+
+    def take(self, most: int) -> list[Message]:
+        found = [record for record in self.records if self.at is not None and record.offset() >= self.at][:most]
+        if found:
+            self.at = found[-1].offset() + 1
+        return found
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
 def make_router(routers: int = 1) -> tuple[Router, Workshop]:
     engine = Workshop()
     kind = PlaceKind("router", routers, (NAMES.tasks, NAMES.commands, NAMES.delay), {})
     place = Place(kind, 0, "router-0", committed={(NAMES.delay, 0): Committed(0, None)})
-    place.rows[placements.NAME] = Rows(MemoryStore(), NAMES.changelog(placements.NAME), 0)
-    context = RouterContext(cast("Engine", engine), NAMES, routers, 2, frozenset({0, 1}))
+    for name in (placements.NAME, parked.NAME, outcomes.NAME):
+        place.rows[name] = Rows(MemoryStore(), NAMES.changelog(name), 0)
+    context = RouterContext(
+        engine=cast("Engine", engine),
+        names=NAMES,
+        routers=routers,
+        servers=2,
+        up=frozenset({0, 1}),
+        reader=lambda number: cast("DelayReader", Log()),
+        delay_ms=2_000,
+        timeout_ms=60_000,
+    )
     return Router(context, place), engine
 
 

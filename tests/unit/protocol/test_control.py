@@ -1,14 +1,37 @@
 """Control records: wake-ups that come back, and records of strangers."""
 
 import json
-from typing import Any
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import PeerProtocolError
-from app.protocol.control import MARK, WAKE_KEY, DueWakeup, Wakeup, decode_control, decode_due, encode_wakeup
+from app.protocol import control
+from app.protocol.control import (
+    KEYS,
+    MARK,
+    WAKE_KEY,
+    Control,
+    DueWakeup,
+    Installed,
+    ParkedDue,
+    Wakeup,
+    decode_control,
+    decode_due,
+    decode_parked,
+    encode,
+    encode_parked,
+    encode_wakeup,
+    is_order,
+)
+
+GOLDEN: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[2] / "golden/control.json").read_text(encoding="utf-8")
+)
 
 WAKEUP = Wakeup("acme", "cart-7", 12, 2)
 
@@ -97,3 +120,89 @@ def test_a_wake_up_without_a_time_is_none_of_the_delay_topic(due: Any) -> None:
         decode_due(WAKE_KEY, encode_wakeup(WAKEUP))
     with pytest.raises(PeerProtocolError):
         decode_due(WAKE_KEY, json.dumps({**FIELDS, "due": due}).encode())
+
+
+# -- every record -----------------------------------------------------------------------------------------------------
+
+RECORDS = st.one_of([st.from_type(kind) for kind in KEYS])
+
+
+def golden(name: str) -> Any:
+    return getattr(control, name)(**{field: _tuples(value) for field, value in GOLDEN[name]["fields"].items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if type(value) is list else value
+
+
+def test_every_record_has_golden_bytes() -> None:
+    assert set(GOLDEN) == {kind.__name__ for kind in KEYS} == {kind.__name__ for kind in get_args(Control)}
+    assert len(set(KEYS.values())) == len(KEYS)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_records_are_written_and_read_as_released(name: str) -> None:
+    key, value = GOLDEN[name]["key"].encode(), GOLDEN[name]["value"].encode()
+    assert encode(golden(name)) == (key, value)
+    assert decode_control(key, value) == golden(name)
+
+
+@settings(deadline=None)
+@given(RECORDS)
+def test_records_come_back(record: Control) -> None:
+    assert decode_control(*encode(record)) == record
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_field_that_is_missing_or_of_another_kind_is_refused(name: str) -> None:
+    key, value = encode(golden(name))
+    for field in fields(golden(name)):
+        others: list[Any] = [None, 1.5, [[]], {}, True]
+        for wrong in others:
+            said = {**json.loads(value), field.name: wrong}
+            with pytest.raises(PeerProtocolError, match=field.name):
+                decode_control(key, json.dumps(said).encode())
+
+
+def test_lists_within_lists_are_looked_at() -> None:
+    record = Installed("acme", 7, 2, 5, 900, ((0, 5, "ab"),))
+    key, value = encode(record)
+    strange: list[Any] = [[[0, 5]], [[0, 5, 6]], [[0, 5, "ab", 1]], [0]]
+    for wrong in strange:
+        with pytest.raises(PeerProtocolError, match="parts"):
+            decode_control(key, json.dumps({**json.loads(value), "parts": wrong}).encode())
+
+
+def test_a_due_time_of_parked_tasks_is_no_wake_up() -> None:
+    with pytest.raises(PeerProtocolError):
+        decode_due(*encode(ParkedDue("acme", 1, 5)))
+
+
+@pytest.mark.parametrize(
+    ("value", "order"),
+    [
+        (b'{"command":"migrate","tenant":"!ready","to":1}', True),
+        (b'{"command":"migrate","v":1}', True),
+        (b'{"tenant":"a"}', True),
+        (b"", True),
+        (None, True),
+        (b"{", True),
+        (b"[1]", True),
+        (b"\xff", True),
+        (b'{"v":1,"tenant":"a","epoch":1,"server":0}', False),
+    ],
+)
+def test_orders_and_answers_are_told_apart_by_the_value(value: bytes | None, order: bool) -> None:
+    assert is_order(value) is order
+
+
+@pytest.mark.parametrize("tenant", [b"acme", b"a:b", b":", "\u2603".encode()])
+def test_the_header_of_a_parked_task(tenant: bytes) -> None:
+    assert encode_parked(b"acme", 7, 12, 3_200) == b"7:12:3200:acme"
+    assert decode_parked(encode_parked(tenant, 7, 12, 3_200)) == (tenant, 7, 12)
+
+
+@pytest.mark.parametrize("header", [b"", b"7", b"7:1:2", b"x:1:2:acme", b"7:x:2:acme"])
+def test_a_strangers_header_is_refused(header: bytes) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode_parked(header)

@@ -1,0 +1,168 @@
+"""What comes by `commands`: operators' orders, checked and handed to their tenants, and answers of servers."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from agents.announcing import Announcer
+from app.engine.engine import Engine
+from app.errors import PeerProtocolError
+from app.protocol.control import (
+    Drain,
+    Drained,
+    Installed,
+    Measured,
+    Progress,
+    Ready,
+    Refused,
+    decode_control,
+    encode,
+    is_order,
+)
+from app.protocol.migration import AbortOrdered, Event
+from app.protocol.moves import Announce, Order
+from app.protocol.murmur2 import partition_of
+from app.records import Command
+from app.topics import Names
+
+log = logging.getLogger(__name__)
+
+SERVER_COMMANDS_AT = 0
+"""The router that takes the commands about servers."""
+
+
+class Orders:
+    """The commands of one router.
+
+    Args:
+        timeout_ms, delay_ms: what a migration gets that names nothing else.
+        feed: hands an event to the core of a tenant.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        names: Names,
+        *,
+        number: int,
+        routers: int,
+        servers: int,
+        timeout_ms: int,
+        delay_ms: int,
+        announcer: Announcer,
+        feed: Callable[[bytes, Event], None],
+    ) -> None:
+        self._engine = engine
+        self._names = names
+        self._number = number
+        self._routers = routers
+        self._servers = servers
+        self._timeout_ms = timeout_ms
+        self._delay_ms = delay_ms
+        self._announcer = announcer
+        self._feed = feed
+
+    def take(self, message: Any) -> None:
+        """One record of `commands`."""
+        key, value = message.key(), message.value()
+        now_ms = int(time.time() * 1000)
+        if is_order(value):
+            self._order(key, value, f"commands/{self._number}/{message.offset()}", now_ms)
+            return
+        try:
+            said = decode_control(key, value)
+        except PeerProtocolError as error:
+            log.warning("commands/%d offset %d: %s", self._number, message.offset(), error)
+            return
+        if isinstance(said, Ready | Progress | Installed | Refused | Measured):
+            self._feed(said.tenant.encode(), said)
+        elif isinstance(said, Drained):
+            self._drained(said, now_ms)
+
+    # -- orders ---------------------------------------------------------------------------------------------------
+
+    def _order(self, key: bytes | None, value: bytes | None, place: str, now_ms: int) -> None:
+        try:
+            command = Command.model_validate_json(value or b"")
+        except ValidationError as error:
+            self._bad(key, value, place, error, now_ms)
+            return
+        known = command.id or place
+        subject = command.tenant if command.tenant is not None else f"server-{command.server}"
+        if self._announcer.repeat(subject.encode(), known, now_ms):
+            return
+        right = SERVER_COMMANDS_AT if command.tenant is None else partition_of(command.tenant.encode(), self._routers)
+        if right != self._number:
+            again = orjson.dumps({**orjson.loads(value or b""), "id": known})
+            about = None if command.tenant is None else subject.encode()
+            self._engine.unit.send(self._names.commands, again, about, partition=right)
+        elif command.tenant is None:
+            self._about_server(command, known, now_ms)
+        else:
+            self._feed(command.tenant.encode(), self._event(command, known))
+
+    def _event(self, command: Command, known: str) -> Order | AbortOrdered:
+        if command.command == "abort-migration":
+            return AbortOrdered(known)
+        return Order(
+            id=known,
+            to=command.to,
+            timeout_ms=self._timeout_ms if command.timeout is None else _ms(command.timeout),
+            delay_ms=self._delay_ms,
+            max_pause_ms=None if command.max_pause is None else _ms(command.max_pause),
+            offline=command.offline,
+            from_backups=command.from_backups,
+            dry_run=command.dry_run,
+            undo=command.command == "undo-migration",
+        )
+
+    def _bad(self, key: bytes | None, value: bytes | None, place: str, error: ValidationError, now_ms: int) -> None:
+        """Say what is wrong with a command, under its own id if it has one."""
+        try:
+            found = orjson.loads(value or b"")
+        except orjson.JSONDecodeError:
+            found = {}
+        given = found if type(found) is dict else {}
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        fields = {"reason": "bad-command", "message": f"{where}: {first['msg']}" if where else str(first["msg"])}
+        if type(given.get("tenant")) is str:
+            fields = {"tenant": given["tenant"], **fields}
+        known = given.get("id")
+        command = known if type(known) is str and known else place
+        subject = key or command.encode(errors="replace")
+        if not self._announcer.repeat(subject, command, now_ms):
+            self._announcer.say(subject, Announce("command-rejected", command, True, fields), now_ms)
+
+    # -- servers --------------------------------------------------------------------------------------------------
+
+    def _about_server(self, command: Command, known: str, now_ms: int) -> None:
+        server = command.server
+        assert server is not None
+        if not 0 <= server < self._servers:
+            self._reject(server, known, "unknown-server", now_ms)
+        elif command.command != "drain-server":
+            self._reject(server, known, "not-supported", now_ms)
+        else:
+            key, value = encode(Drain(known, server, self._number))
+            self._engine.unit.output(self._names.work, server).append({"key": key, "value": value})
+
+    def _reject(self, server: int, command: str, reason: str, now_ms: int) -> None:
+        fields = {"server": server, "reason": reason}
+        subject = b"server-%d" % server
+        self._announcer.say(subject, Announce("command-rejected", command, True, fields), now_ms)
+
+    def _drained(self, said: Drained, now_ms: int) -> None:
+        """A server has got rid of its tenants; it may say so more than once."""
+        fields = {"server": said.server, "moved": said.moved, "failed": list(said.failed)}
+        done = Announce("server-drained", said.id, True, fields)
+        if not self._announcer.knows(said.id, now_ms):
+            self._announcer.say(b"server-%d" % said.server, done, now_ms)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,240 @@
+"""What one server knows of tenants that have moved or move, and its part in their migrations.
+
+The decisions are :mod:`app.protocol.tenancy`'s. A tenant that was never moved is not here: its rows lie under epoch 0.
+Nothing here costs anything for a task: only a session that is loaded asks under which epoch its row lies, and the
+sessions of a tenant are forgotten whenever that changes. Copying and cleaning up are :mod:`agents.copying`'s.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from agents.cells import ServerContext
+from app.engine.crashpoints import passing
+from app.engine.fetch import Batch
+from app.engine.places import Place
+from app.errors import LocalProtocolError, PeerProtocolError
+from app.protocol import chunks, control, shipping, staging, tenancy
+from app.protocol.chunks import SESSION, Chunk
+from app.protocol.control import Complete, Control, Measure, Received
+from app.protocol.tenancy import UNMOVED, Tenancy
+from tables import handoffs, sessions, waiting
+
+log = logging.getLogger(__name__)
+
+
+class Sessions(Protocol):
+    """The sessions in a server's memory, as moves see them."""
+
+    def freeze(self, tenant: str) -> None:
+        """Write all rows of the tenant that are to be written, then forget it."""
+
+    def forget(self, tenant: str) -> None:
+        """Drop its cells, and stop what runs of it."""
+
+    def reopen(self, prefix: bytes) -> None:
+        """Take up what waits under these rows."""
+
+
+class Tenants:
+    """The tenancies of one server.
+
+    Args:
+        sessions: what the server has in memory.
+        stirred: called when there may be something to do in the background.
+    """
+
+    def __init__(self, context: ServerContext, place: Place, memory: Sessions, stirred: Callable[[], None]) -> None:
+        self._context = context
+        self._server = place.number
+        self._memory = memory
+        self._stirred = stirred
+        self._rows = place.rows[handoffs.NAME]
+        self._sessions = place.rows[sessions.NAME]
+        self._waiting = place.rows[waiting.NAME]
+        self._known: dict[str, Tenancy] = {
+            key[len(handoffs.TENANT) :].decode(): handoffs.decode(row) for key, row in self._rows.scan(handoffs.TENANT)
+        }
+        self.marked: dict[str, set[str]] = {}
+        """Tenants whose sessions are to be marked when they change, and those that are."""
+        for tenant, known in self._known.items():
+            if known.shipping is not None:
+                prefix = handoffs.marks_of(tenant, known.shipping.shipment.epoch)
+                self.marked[tenant] = {key[len(prefix) :].decode() for key, _ in self._rows.scan(prefix)}
+        self.chores: dict[bytes, None] = {key: None for prefix in handoffs.CHORES for key, _ in self._rows.scan(prefix)}
+        """The rows that say what is to be done in the background, in their order."""
+        if self.marked or self.chores:
+            stirred()
+
+    # -- what is known --------------------------------------------------------------------------------------------
+
+    def known(self, tenant: str) -> Tenancy:
+        return self._known.get(tenant, UNMOVED)
+
+    def shipping(self) -> list[tuple[str, shipping.Shipping]]:
+        """Tenants that are being copied from here."""
+        return [(tenant, state) for tenant in self.marked if (state := self.known(tenant).shipping) is not None]
+
+    def epoch(self, tenant: str) -> int:
+        """Under which the tenant's sessions are served here.
+
+        Raises:
+            LocalProtocolError: they are not; no router may have sent a task of it here.
+        """
+        known = self._known.get(tenant)
+        if known is None:
+            return 0
+        if not self.serves(tenant):
+            state = "frozen" if known.frozen else f"at home at server {known.home}"
+            raise LocalProtocolError(f"server {self._server} was sent a task of {tenant!r}, which is {state}")
+        return known.epoch
+
+    def serves(self, tenant: str) -> bool:
+        """Is the tenant served here, as far as this server's stream has told?"""
+        known = self._known.get(tenant)
+        return known is None or (not known.frozen and known.home in (None, self._server))
+
+    def live(self, tenant: str, epoch: int) -> bool:
+        """Are rows of the tenant under this epoch those that are served here?"""
+        return self.serves(tenant) and self.known(tenant).epoch == epoch
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def feed(self, tenant: str, event: tenancy.Event) -> None:
+        """Step the tenancy, keep it, perform what follows."""
+        before = self.known(tenant)
+        decided = tenancy.step(before, event, tenant=tenant, server=self._server)
+        after = decided.tenancy
+        if any(isinstance(effect, shipping.Freeze) for effect in decided.effects):
+            self._memory.freeze(tenant)
+            passing("move-cut")
+        elif after.epoch != before.epoch:
+            self._memory.forget(tenant)
+        if after != before:
+            self._known[tenant] = after
+            self._rows.put(handoffs.tenant_key(tenant), handoffs.encode(after))
+        if after.shipping is None:
+            self.marked.pop(tenant, None)
+        elif before.shipping is None:
+            self.marked[tenant] = set()
+        for effect in decided.effects:
+            self._perform(tenant, after, effect)
+        self._stirred()
+
+    def _perform(self, tenant: str, known: Tenancy, effect: tenancy.Effect) -> None:
+        names = self._context.names
+        match effect:
+            case shipping.Tell(record):
+                assert known.shipping is not None
+                self.write(names.commands, known.shipping.shipment.router, record)
+            case shipping.Finish(record):
+                assert known.shipping is not None
+                self.write(names.handoffs, known.shipping.shipment.target, record)
+                self._context.engine.hurry()
+            case shipping.Sweep(epoch):
+                self._add_chore(handoffs.sweep_key(tenant, epoch), b"{}")
+            case shipping.Unmark(epoch):
+                self._add_chore(handoffs.unmark_key(tenant, epoch), b"{}")
+            case shipping.Thaw(epoch) | staging.GoLive(epoch):
+                self._memory.forget(tenant)
+                self._memory.reopen(sessions.key_of(tenant, epoch, ""))
+            case staging.Answer(router, record):
+                self.write(names.commands, router, record)
+                self._context.engine.hurry()
+                passing("move-installed")
+            case staging.Acknowledge(source, record):
+                self.write(names.handoffs, source, record)
+            case shipping.Freeze():
+                """Done before the tenancy was kept."""
+
+    def write(self, topic: str, partition: int, record: Control) -> None:
+        """Say something to a router or another server."""
+        key, value = control.encode(record)
+        self._context.engine.unit.output(topic, partition).append({"key": key, "value": value})
+
+    # -- chores ---------------------------------------------------------------------------------------------------
+
+    def measure(self, asked: Measure) -> None:
+        """Count what a tenant has here; the answer comes when that is done."""
+        _, value = control.encode(asked)
+        self._add_chore(handoffs.measure_key(asked.tenant, asked.id), value)
+
+    def _add_chore(self, key: bytes, row: bytes) -> None:
+        self._rows.put(key, row)
+        self.chores[key] = None
+        self._stirred()
+
+    def chore(self, key: bytes) -> bytes:
+        """The row of a chore."""
+        row = self._rows.get(key)
+        assert row is not None
+        return row
+
+    def done(self, key: bytes) -> None:
+        """Nothing is left of a chore."""
+        self._rows.delete(key)
+        del self.chores[key]
+
+    # -- the source: sessions that change ---------------------------------------------------------------------------
+
+    def mark(self, tenant: str, session: str, row_key: bytes) -> None:
+        """The row of this session is about to change while its tenant is copied: call it before it does."""
+        marked = self.marked[tenant]
+        state = self.known(tenant).shipping
+        if session not in marked and state is not None:
+            before = self._sessions.get(row_key)
+            key = handoffs.marks_of(tenant, state.shipment.epoch) + session.encode()
+            self._rows.put(key, shipping.mark(state, session, before).encode())
+            marked.add(session)
+
+    # -- the target -----------------------------------------------------------------------------------------------
+
+    def take(self, batch: Batch, until: float) -> None:
+        """Records of `handoffs`; stops once it is ``until``."""
+        records = batch.records
+        index = batch.start
+        while index < len(records):
+            record = records[index]
+            index += 1
+            try:
+                self._take_one(record.key(), record.value())
+            except PeerProtocolError as error:
+                log.warning("handoffs/%d offset %d: %s", self._server, record.offset(), error)
+            if time.monotonic() >= until:
+                break
+        batch.start = index
+
+    def _take_one(self, key: bytes | None, value: bytes | None) -> None:
+        if key == chunks.KEY:
+            chunk = chunks.decode(value)
+            if tenancy.wanted(self.known(chunk.tenant), chunk):
+                self.feed(chunk.tenant, self._stage(chunk, len(value or b"")))
+            return
+        said = control.decode_control(key, value)
+        if isinstance(said, Complete | Received):
+            self.feed(said.tenant, said)
+        else:
+            raise PeerProtocolError(f"{key!r:.40} does not belong here")
+
+    def _stage(self, chunk: Chunk, size: int) -> staging.Taken:
+        """Put a chunk's rows under the epoch that is to come; nothing looks there before it is live."""
+        prefix = sessions.key_of(chunk.tenant, chunk.epoch, "")
+        rows = total = 0
+        for item in chunk.items:
+            table = self._sessions if item.table == SESSION else self._waiting
+            key = prefix + item.name.encode()
+            more, sum_ = chunks.replaced(item.table, item.name, table.get(key), item.row)
+            rows, total = rows + more, total + sum_
+            if item.row is None:
+                table.delete(key)
+            else:
+                table.put(key, item.row)
+        passing("move-stages")
+        unit = self._context.engine.unit
+        unit.weight += len(chunk.items)
+        unit.size += size
+        copied = self._context.copied
+        copied.rows_in += len(chunk.items)
+        copied.bytes_in += size
+        return staging.Taken(chunk, rows, total, size)

@@ -1,0 +1,71 @@
+"""Questions that other workers answer."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from app.web.answers import ProblemError
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+HOPS_HEADER: Final = "X-Holdfast-Hops"
+HOPS_MAX: Final = 3
+FORWARD_TIMEOUT: Final = aiohttp.ClientTimeout(total=10, sock_connect=2)
+_ALL_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, sock_connect=0.5)
+
+
+class Peers:
+    """The other workers of the cluster, asked in the name of whoever asks here."""
+
+    def __init__(self, connections: aiohttp.ClientSession) -> None:
+        self._connections = connections
+
+    async def forward(self, request: web.Request, target: str) -> web.Response:
+        """Ask the worker that this one believes in; it computes the same, and goes on from what it knows.
+
+        Raises:
+            ProblemError: nobody answers, or too many have passed it on.
+        """
+        hops = _hops(request)
+        if hops >= HOPS_MAX:
+            raise ProblemError(503, "unavailable", "the workers do not agree yet on where this lives")
+        headers = {HOPS_HEADER: str(hops + 1), **_authorization(request)}
+        try:
+            async with self._connections.get(URL(target, encoded=True), headers=headers) as reply:
+                body = await reply.read()
+                again = {"Retry-After": "1"} if reply.status == 503 else None
+                return web.Response(body=body, status=reply.status, content_type=reply.content_type, headers=again)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            _LOGGER.info("%s does not answer: %r", target, error)
+            raise ProblemError(503, "unavailable", "the worker that hosts this does not answer") from error
+
+    async def all(self, request: web.Request, urls: Sequence[str], path: str) -> list[dict[str, Any]]:
+        """Ask all of them at once; those that do not answer in time are left out."""
+        headers = _authorization(request)
+        found = await asyncio.gather(*(self._one(f"{url}{path}", headers) for url in urls))
+        return [answered for answered in found if answered is not None]
+
+    async def _one(self, target: str, headers: dict[str, str]) -> dict[str, Any] | None:
+        try:
+            async with self._connections.get(target, headers=headers, timeout=_ALL_TIMEOUT) as reply:
+                answered = await reply.json() if reply.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            _LOGGER.debug("%s does not answer: %r", target, error)
+            return None
+        return answered if isinstance(answered, dict) else None
+
+
+def _authorization(request: web.Request) -> dict[str, str]:
+    given = request.headers.get("Authorization")
+    return {} if given is None else {"Authorization": given}
+
+
+def _hops(request: web.Request) -> int:
+    text = request.headers.get(HOPS_HEADER, "0")
+    # What is no number came from nobody of ours: it is not passed on.
+    return int(text) if text.isascii() and text.isdecimal() else HOPS_MAX

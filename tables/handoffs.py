@@ -1,0 +1,146 @@
+"""``handoffs``: what a server knows of tenants that have moved, and its part in moves that are under way.
+
+| key | row |
+|---|---|
+| ``tenant``, zero byte, tenant | a :class:`app.protocol.tenancy.Tenancy` |
+| ``mark``, zero byte, tenant, zero byte, epoch, zero byte, session | the mark of a session that changed while it was \
+copied: the checksum of the version that was shipped, or nothing |
+| ``sweep``, zero byte, tenant, zero byte, epoch | sessions and waiting tasks of this epoch are being deleted |
+| ``unmark``, zero byte, tenant, zero byte, epoch | marks of this epoch are being deleted |
+| ``measure``, zero byte, tenant, zero byte, command id | a plan that was asked for |
+| ``drain``, zero byte, command id | a :class:`app.protocol.draining.Draining`: the server is being emptied |
+
+Epochs are decimal.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from app.protocol.chunks import Digest
+from app.protocol.draining import Draining, Ordered
+from app.protocol.shipping import Copying, Frozen, Shipment, Shipping
+from app.protocol.staging import Part, Staged, Staging
+from app.protocol.staging import State as StagingState
+from app.protocol.tenancy import Tenancy
+
+NAME = "handoffs"
+VERSION = 1
+
+TENANT = b"tenant\0"
+MARK = b"mark\0"
+SWEEP = b"sweep\0"
+UNMARK = b"unmark\0"
+MEASURE = b"measure\0"
+DRAIN = b"drain\0"
+
+CHORES = (UNMARK, SWEEP, MEASURE)
+"""The prefixes of rows that say what is to be done in the background."""
+
+
+def tenant_key(tenant: str) -> bytes:
+    return TENANT + tenant.encode()
+
+
+def marks_of(tenant: str, epoch: int) -> bytes:
+    """The prefix of a migration's marks; the session follows."""
+    return b"%b%b\0%d\0" % (MARK, tenant.encode(), epoch)
+
+
+def sweep_key(tenant: str, epoch: int) -> bytes:
+    return b"%b%b\0%d" % (SWEEP, tenant.encode(), epoch)
+
+
+def unmark_key(tenant: str, epoch: int) -> bytes:
+    return b"%b%b\0%d" % (UNMARK, tenant.encode(), epoch)
+
+
+def measure_key(tenant: str, command: str) -> bytes:
+    return b"%b%b\0%b" % (MEASURE, tenant.encode(), command.encode(errors="replace"))
+
+
+def swept(key: bytes) -> tuple[str, int]:
+    """The tenant and the epoch of a sweep or unmark row."""
+    _, tenant, epoch = key.split(b"\0")
+    return tenant.decode(), int(epoch)
+
+
+def drain_key(command: str) -> bytes:
+    return DRAIN + command.encode(errors="replace")
+
+
+def encode_drain(state: Draining) -> bytes:
+    ordered = [[entry.tenant, entry.tries, entry.seen_ms] for entry in state.ordered]
+    return orjson.dumps({"v": VERSION, **asdict(state), "ordered": ordered})
+
+
+def decode_drain(row: bytes) -> Draining:
+    """Raise ValueError for a row of another version."""
+    fields = orjson.loads(row)
+    if fields.pop("v") != VERSION:
+        raise ValueError("a drain's row of another version")
+    ordered = tuple(Ordered(*entry) for entry in fields["ordered"])
+    return Draining(**{**fields, "ordered": ordered, "failed": tuple(fields["failed"])})
+
+
+def encode(tenancy: Tenancy) -> bytes:
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "home": tenancy.home,
+        "epoch": tenancy.epoch,
+        "base": tenancy.base,
+        "dead": tenancy.dead,
+    }
+    match tenancy.shipping:
+        case Copying(shipment, ready):
+            fields |= {"source": "copying", "shipment": _shipment(shipment), "ready": ready}
+        case Frozen(shipment, waiting, complete):
+            fields |= {"source": "frozen", "shipment": _shipment(shipment), "waiting": waiting, "complete": complete}
+    match tenancy.staging:
+        case Staging(epoch, router, parts, refused):
+            fields |= {"target": "staging", "staged": [epoch, router, _parts(parts)], "refused": refused}
+        case Staged(epoch, router, parts):
+            fields |= {"target": "staged", "staged": [epoch, router, _parts(parts)]}
+    return orjson.dumps(fields)
+
+
+def decode(row: bytes) -> Tenancy:
+    """Raise ValueError for a row of another version."""
+    fields = orjson.loads(row)
+    if fields.get("v") != VERSION:
+        raise ValueError("a tenant's row of another version")
+    return Tenancy(fields["home"], fields["epoch"], fields["base"], fields["dead"], _shipping(fields), _staging(fields))
+
+
+def _shipment(shipment: Shipment) -> dict[str, Any]:
+    # A checksum has 128 bits; numbers in JSON have 53 that everybody reads.
+    return {**asdict(shipment), "digest": [shipment.digest.rows, shipment.digest.text]}
+
+
+def _parts(parts: tuple[Part, ...]) -> list[list[Any]]:
+    return [[p.source, p.chunk, p.digest.rows, p.digest.text, p.bytes, p.complete] for p in parts]
+
+
+def _shipping(fields: dict[str, Any]) -> Shipping | None:
+    role = fields.get("source")
+    if role is None:
+        return None
+    found = fields["shipment"]
+    rows, text = found["digest"]
+    shipment = Shipment(**{**found, "sources": tuple(found["sources"]), "digest": Digest(rows, int(text, 16))})
+    if role == "copying":
+        return Copying(shipment, fields["ready"])
+    return Frozen(shipment, fields["waiting"], fields["complete"])
+
+
+def _staging(fields: dict[str, Any]) -> StagingState | None:
+    role = fields.get("target")
+    if role is None:
+        return None
+    epoch, router, found = fields["staged"]
+    parts = tuple(
+        Part(source, chunk, Digest(rows, int(text, 16)), size, complete)
+        for source, chunk, rows, text, size, complete in found
+    )
+    return Staging(epoch, router, parts, fields["refused"]) if role == "staging" else Staged(epoch, router, parts)

@@ -1,0 +1,260 @@
+"""Migrations under load: how long the tenant stands still, what its neighbours notice, how fast parked tasks leave.
+
+The pause is the time between the last result of the tenant's old server and the first of its new one, as a consumer of
+`results` sees them. It is measured for a tenant with few sessions and for one with many, both of which get tasks at a
+steady rate; neighbours get as many. For the release a tenant is parked for the whole copy while tasks pile up.
+"""
+
+import bisect
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from confluent_kafka import Producer
+
+from app.client.commands import Commands
+from app.protocol.murmur2 import partition_of
+from app.protocol.placement import home_of
+from app.topics import Names
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.kafka import LIMIT_S, preload
+from tests.benchmarks.measurement import Goal, Measurement, Sample, figure, of, percentile
+from tests.benchmarks.traffic import KIND, Results, account, settle
+from tests.support.cluster import Workers
+from tests.support.moves import Mover
+
+NAME: Final = "migration"
+ABOUT: Final = "migrations of a tenant under load"
+WORKERS: Final = ("w1", "w2")
+FEW: Final = 10
+NEIGHBOURS: Final = 100
+SLOT_S: Final = 0.005
+BEFORE_S: Final = 3.0
+DRAWN: Final = 4_000
+
+
+class Traffic:
+    """Tasks at a steady rate for one tenant and its neighbours; every result gives a latency."""
+
+    def __init__(self, workers: Workers, tenant: str, sessions: int, rate: int) -> None:
+        self.sent = 0
+        self.mine: list[tuple[float, float, int]] = []
+        self.others: list[tuple[float, float, int]] = []
+        self._tenant = tenant
+        self._sessions = sessions
+        self._rate = rate
+        self._routers = workers.settings.routers
+        self._topic = Names(workers.namespace).tasks
+        self._at: list[float] = []
+        self._run = f"{tenant}-{time.monotonic_ns()}"
+        self._stop = threading.Event()
+        self._producer = Producer({**workers.config, "linger.ms": 0, "enable.idempotence": True})
+        self._thread = threading.Thread(target=self._send, name="traffic", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(LIMIT_S)
+        assert self._producer.flush(60) == 0
+
+    def _send(self) -> None:
+        rng = random.Random(1)
+        begun = time.monotonic()
+        while not self._stop.is_set():
+            while len(self._at) < (time.monotonic() - begun) * self._rate * 2:
+                self._one(rng, len(self._at))
+            self._producer.poll(0)
+            time.sleep(SLOT_S)
+
+    def _one(self, rng: random.Random, number: int) -> None:
+        mine = number % 2 == 0
+        tenant = self._tenant if mine else f"n{number // 2 % NEIGHBOURS:03d}"
+        session = f"s{rng.randrange(self._sessions):06d}" if mine else f"s{rng.randrange(10):06d}"
+        task = {"id": f"{self._run}/{number}", "tenant": tenant, "session": session, "type": KIND, "payload": {}}
+        self._at.append(time.monotonic())
+        key = tenant.encode()
+        self._producer.produce(self._topic, orjson.dumps(task), key, partition_of(key, self._routers))
+        self.sent += 1
+
+    def take(self, result: dict[str, Any], moment: float) -> None:
+        run, _, number = result["task"].rpartition("/")
+        if run == self._run:
+            mine = result["tenant"] == self._tenant
+            (self.mine if mine else self.others).append((moment, moment - self._at[int(number)], result["server"]))
+
+    def pause(self, old: int, new: int) -> float:
+        """Seconds between the last result of the one server and the first of the other after it."""
+        last = max(moment for moment, _, server in self.mine if server == old)
+        return min(moment for moment, _, server in self.mine if server == new and moment > last) - last
+
+    def neighbours(self, begin: float, end: float) -> list[float]:
+        """Latencies of the neighbours' results that came between these moments."""
+        return [took for moment, took, _ in self.others if begin <= moment < end]
+
+
+def measure(bench: Bench) -> Iterator[Sample]:
+    options = bench.options
+    with (
+        bench.workers("migration", migration_timeout=120) as workers,
+        Mover(workers.config, workers.namespace) as mover,
+    ):
+        workers.topics()
+        workers.start_ready(*WORKERS)
+        settle(workers, set(WORKERS))
+        sent, tenant = 0, ""
+        for size in (FEW, options.moving_sessions):
+            tenant = f"moving-{size}"
+            sent += _populate(workers, tenant, size)
+            bench.say(f"{options.migrations} migrations of a tenant with {size} sessions")
+            traffic = Traffic(workers, tenant, size, options.moving_rate)
+            with Results(workers, traffic.take):
+                traffic.start()
+                for number in range(options.migrations):
+                    yield _move(workers, mover, traffic, tenant, size, number)
+                traffic.stop()
+                time.sleep(BEFORE_S)
+            sent += traffic.sent
+        bench.say("the release")
+        for _ in range(options.migrations):
+            sample = _release(workers, mover, tenant, options.parked)
+            sent += options.parked
+            yield sample
+        yield account(workers, sent)
+
+
+def _populate(workers: Workers, tenant: str, sessions: int) -> int:
+    key = tenant.encode()
+    where = partition_of(key, workers.settings.routers)
+
+    def tasks() -> Iterator[tuple[int, bytes, bytes]]:
+        for number in range(sessions):
+            yield where, key, _task(key, number, sessions)
+
+    preload(workers.config, Names(workers.namespace).tasks, workers.settings.routers, tasks())
+    return sessions
+
+
+def _task(key: bytes, number: int, sessions: int) -> bytes:
+    session = b"s%06d" % (number % sessions)
+    return b'{"tenant":"%b","session":"%b","type":"%b","payload":{}}' % (key, session, KIND.encode())
+
+
+def _target(workers: Workers, tenant: str) -> tuple[int, int]:
+    """Where the tenant is, and the next server that another worker hosts."""
+    worker = workers.running[0]
+    _, shown = worker.get(f"/api/tenants/{tenant}")
+    _, status = worker.get("/api/status")
+    hosts = {entry["server"]: entry["host"] for entry in status["servers"]}
+    home = shown["home"] if isinstance(shown, dict) else home_of(tenant.encode(), None, len(hosts))
+    ahead = [(home + step) % len(hosts) for step in range(1, len(hosts))]
+    return home, next(server for server in ahead if hosts[server] != hosts[home])
+
+
+def _move(workers: Workers, mover: Mover, traffic: Traffic, tenant: str, size: int, number: int) -> Sample:
+    home, target = _target(workers, tenant)
+    time.sleep(BEFORE_S)
+    begun = time.monotonic()
+    epoch_s = time.time() - begun
+    event = mover.succeed(tenant, target, timeout=LIMIT_S)
+    ended = time.monotonic()
+    time.sleep(1.0)
+    phases = [(e["phase"], _at(e) - epoch_s - begun) for e in mover.events if _is_phase(e, event)]
+    quiet, copying = traffic.neighbours(begun - BEFORE_S, begun), traffic.neighbours(begun, ended)
+    sample = {
+        "series": "move",
+        "sessions": size,
+        "number": number,
+        "pause_s": traffic.pause(home, target),
+        "router_pause_s": event["pause_ms"] / 1000,
+        "took_s": ended - begun,
+        "parked": event["parked"],
+        "rows": event["rows"],
+        "bytes": event["bytes"],
+        "p99_before_s": percentile(0.99)(quiet),
+        "p99_during_s": percentile(0.99)(copying),
+        "phases": phases,
+    }
+    if number == 0:
+        # Enough to draw one.
+        for name, found in (("mine", traffic.mine), ("others", traffic.others)):
+            recent = [(moment - begun, took) for moment, took, _ in found if moment > begun - BEFORE_S]
+            sample[name] = recent[:: max(1, len(recent) // DRAWN)]
+    return sample
+
+
+def _is_phase(event: dict[str, Any], end: dict[str, Any]) -> bool:
+    return bool(
+        event["event"] == "migration-phase" and event["tenant"] == end["tenant"] and event["epoch"] == end["epoch"]
+    )
+
+
+def _at(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["at"]).timestamp()
+
+
+def _release(workers: Workers, mover: Mover, tenant: str, count: int) -> Sample:
+    """Park so many tasks during the copy of an offline migration, and see them leave."""
+    _, target = _target(workers, tenant)
+    key = tenant.encode()
+    where = partition_of(key, workers.settings.routers)
+    names = Names(workers.namespace)
+    with Commands(workers.settings) as commands:
+        ordered = commands.order("migrate", tenant=tenant, to=target, offline=True)
+        values = ((where, key, _task(key, number, 1_000)) for number in range(count))
+        preload(workers.config, names.tasks, workers.settings.routers, values)
+        commands.end(ordered, LIMIT_S)
+    event = mover.end(ordered, LIMIT_S)
+    assert event["event"] == "migration-succeeded", event
+    begun = next(_at(e) for e in mover.events if _is_phase(e, event) and e["phase"] == "releasing")
+    return {"series": "release", "parked": event["parked"], "took_s": max(0.001, _at(event) - begun)}
+
+
+def judge(samples: Sequence[Sample]) -> list[Measurement]:
+    found = []
+    sizes = sorted({move["sessions"] for move in of(samples, "move")})
+    pauses = {}
+    for size in sizes:
+        moves = of(samples, "move", sessions=size)
+        runs = [move["pause_s"] * 1000 for move in moves]
+        pauses[size] = percentile(0.95)(runs)
+        title = f"pause of a tenant with {size} sessions"
+        found.append(figure(f"{title}, p95", "ms", runs, statistic=percentile(0.95), goal=Goal("≤", 300)))
+        found.append(figure(f"{title}, whole move", "s", [move["took_s"] for move in moves]))
+    if len(sizes) > 1:
+        ratio = pauses[sizes[-1]] / pauses[sizes[0]]
+        found.append(figure(f"pause with {sizes[-1]} to {sizes[0]} sessions", "", [ratio], goal=Goal("≤", 1.5)))
+    large = of(samples, "move", sessions=sizes[-1]) if sizes else []
+    ratios = [move["p99_during_s"] / move["p99_before_s"] for move in large]
+    found.append(figure("neighbours' p99 during a move to before it", "", ratios, goal=Goal("≤", 1.5)))
+    rates = [run["parked"] / run["took_s"] for run in of(samples, "release")]
+    found.append(figure("parked tasks released", "tasks/s", rates, goal=Goal("≥", 50_000)))
+    return found
+
+
+def plot(samples: Sequence[Sample], pyplot: Any) -> Any:
+    drawn, axes = pyplot.subplots(figsize=(9, 4))
+    shown = [move for move in of(samples, "move", number=0) if "mine" in move]
+    if shown:
+        move = shown[-1]
+        phases = dict(move["phases"])
+        edges = [0.0, phases.get("cutting", 0.0), phases.get("releasing", 0.0), move["took_s"]]
+        for number, phase in enumerate(("copying", "cutting", "releasing")):
+            axes.axvspan(
+                edges[number], edges[number + 1], alpha=0.15 + 0.1 * number, color=f"C{number + 2}", label=phase
+            )
+        for name, what in (("others", "neighbours"), ("mine", "the tenant")):
+            points = sorted(tuple(point) for point in move[name])
+            last = bisect.bisect([moment for moment, _ in points], move["took_s"] + BEFORE_S)
+            axes.plot(*zip(*[(at, took * 1000) for at, took in points[:last]], strict=True), ".", ms=2, label=what)
+        axes.set_yscale("log")
+        axes.legend(markerscale=5)
+    axes.set_xlabel("seconds since the order")
+    axes.set_ylabel("latency, ms")
+    axes.set_title("A tenant moves under load")
+    return drawn

@@ -1,0 +1,138 @@
+"""Tenants that move under load: nothing lost, nothing doubled, order kept, and every command has one end."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.client import Client
+from app.protocol.murmur2 import partition_of
+from app.protocol.placement import home_of
+from tests.support.cluster import Workers, wait_for
+from tests.support.job import settle, when_sent
+from tests.support.load import Load, Plan
+from tests.support.moves import Mover
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+
+SERVERS = 8
+ROUTERS = 4
+MINE = "t0003"
+"""The tenant that moves; all others are neighbours."""
+
+HOME = home_of(MINE.encode(), None, SERVERS)
+A, B, C = ((HOME + steps) % SERVERS for steps in (1, 2, 3))
+
+
+@pytest.fixture
+def mover(workers: Workers) -> Iterator[Mover]:
+    with Mover(workers.config, workers.namespace) as made:
+        yield made
+
+
+def traffic(workers: Workers, *, seconds: float = 60, rate: float = 500, types: tuple[str, ...] = ()) -> Load:
+    """Tasks of 20 tenants, all of them known when this returns."""
+    plan = Plan(tasks=int(rate * seconds), tenants=20, sessions=400, rate=rate, types=types or ("chain.link",))
+    load = Load(workers.config, workers.namespace, plan).start()
+    when_sent(load, 1_000)
+    return load
+
+
+def finish(workers: Workers, load: Load, *, more: int = 300) -> None:
+    when_sent(load, load.acknowledged + more)
+    load.stop()
+    settle(workers, load)
+
+
+def test_a_tenant_moves_there_and_on_and_back(workers: Workers, mover: Mover) -> None:
+    """HOME to A, B by its command line, back by undo, offline to C: each under load, in one account."""
+    first, _ = workers.start_ready("w1", "w2")
+    load = traffic(workers)
+    event = mover.succeed(MINE, A)
+    assert [part["rows"] for part in event["certificate"]] == [event["rows"]]
+    assert (event["from"], event["reason"], event["final"]) == (HOME, None, True)
+    assert first.get(f"/api/tenants/{MINE}")[1]["home"] == A
+    with Client(settings=workers.settings, read_results=False) as client:
+        moved = client.migrate(MINE, to=B, timeout=60)
+    assert (moved.event, (moved.model_extra or {})["from"]) == ("migration-succeeded", A)
+    undone = mover.end(mover.order("undo-migration", MINE))
+    assert (undone["event"], undone["from"], undone["to"]) == ("migration-succeeded", B, A)
+    offline = mover.succeed(MINE, C, offline=True)
+    assert offline["epoch"] == 4
+    shown = wait_for(lambda: first.get(f"/api/tenants/{MINE}")[1], 10, "the tenant is shown")
+    assert [(past["from"], past["to"]) for past in shown["history"]] == [(HOME, A), (A, B), (B, A), (A, C)]
+    finish(workers, load)
+    session = next(name for name in ("s00003", "s00023", "s00043"))
+    assert first.get(f"/api/sessions/{MINE}/{session}")[1]["server"] == C
+    listed = {entry["tenant"]: entry for entry in first.get("/api/tenants")[1]["tenants"]}
+    assert (len(listed), listed[MINE]["home"]) == (20, C)
+
+
+@pytest.mark.settings(delay=0.4)
+def test_a_move_that_fails_leaves_the_tenant_where_it_was(workers: Workers, mover: Mover) -> None:
+    """Aborted in the copy and behind the cut, out of time, too long a pause: parked tasks go back in order."""
+    workers.start_ready("w1", "w2")
+    load = traffic(workers)
+    for fields, reason in (({"offline": True, "max_pause": 0.001}, "max-pause"), ({"timeout": 0.001}, "timeout")):
+        ended = mover.end(mover.migrate(MINE, A, **fields))
+        assert (ended["event"], ended["reason"]) == ("migration-failed", reason)
+    ordered = mover.migrate(MINE, A)
+    aborted = mover.order("abort-migration", MINE)
+    assert mover.end(aborted)["event"] == "migration-aborted"
+    assert (mover.end(ordered)["event"], mover.end(ordered)["reason"]) == ("migration-failed", "aborted")
+    assert mover.succeed(MINE, A)["from"] == HOME
+    finish(workers, load)
+    assert all(len(mover.finals(command)) == 1 for command in (ordered, aborted))
+
+
+def rejected(mover: Mover, command: str, tenant: str | None = MINE, **fields: object) -> str:
+    event = mover.end(mover.order(command, tenant, **fields))
+    assert event["event"] == "command-rejected"
+    return str(event["reason"])
+
+
+def test_commands_that_are_not_carried_out_say_why(workers: Workers, mover: Mover) -> None:
+    workers.start_ready("w1")
+    assert rejected(mover, "migrate", to=SERVERS) == "unknown-server"
+    assert rejected(mover, "migrate", to=HOME) == "same-server"
+    assert rejected(mover, "abort-migration") == "no-migration"
+    assert rejected(mover, "undo-migration") == "nothing-to-undo"
+    assert rejected(mover, "migrate", to="there") == "bad-command"
+    assert rejected(mover, "drain-server", None, server=SERVERS) == "unknown-server"
+    mover.write(b"not JSON", MINE)
+    place = f"commands/{partition_of(MINE.encode(), ROUTERS)}/"
+    mover.until(lambda: mover.events[-1]["id"].startswith(place), "it is known by its place")
+    assert mover.events[-1]["reason"] == "bad-command"
+    plan = mover.end(mover.migrate(MINE, A, dry_run=True))
+    assert (plan["event"], plan["sessions"], plan["waiting"], plan["blocked"]) == ("migration-plan", 0, 0, [])
+    # A tenant without sessions moves as well; a repeated id is answered with the first outcome.
+    event = mover.succeed(MINE, A, id="mine")
+    assert event["rows"] == 0
+    mover.migrate(MINE, B, id="mine")
+    mover.until(lambda: len(mover.finals("mine")) == 2, "the outcome is repeated")
+    assert mover.finals("mine") == [event, event]
+    # One that comes to the wrong router is sent on.
+    wrong = (partition_of(MINE.encode(), ROUTERS) + 1) % ROUTERS
+    mover.write(b'{"command":"migrate","tenant":"t0003","to":%d,"id":"astray"}' % HOME, MINE, wrong)
+    assert mover.end("astray")["event"] == "migration-succeeded"
+
+
+@pytest.mark.settings(max_attempts=8)
+def test_what_waits_travels_along(workers: Workers, mover: Mover) -> None:
+    """Retries, slow handlers and what stands behind them move with their sessions, timers included."""
+    workers.start_ready("w1", "w2")
+    types = ("chain.link", "chain.link", "chain.async", "chain.blocking")
+    load = traffic(workers, types=types, rate=300)
+    for target in (A, B, HOME):
+        assert mover.succeed(MINE, target)["rows"] >= 20
+    finish(workers, load)
+
+
+def test_many_tenants_move_at_once(workers: Workers, mover: Mover) -> None:
+    workers.start_ready("w1", "w2")
+    load = traffic(workers)
+    tenants = [f"t{number:04d}" for number in range(20)]
+    for steps in (1, 2):
+        targets = {tenant: (home_of(tenant.encode(), None, SERVERS) + steps) % SERVERS for tenant in tenants}
+        ordered = [mover.migrate(tenant, to) for tenant, to in targets.items()]
+        assert {mover.end(command)["event"] for command in ordered} == {"migration-succeeded"}
+    finish(workers, load)

@@ -1,0 +1,180 @@
+"""Migrations through the real shells, on a log in memory: every step by hand."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from app.handlers import Session
+from app.protocol.placement import home_of
+from tables import handoffs, sessions
+from tests.unit.agents.town import Town
+from tests.unit.agents.workbench import NAMES, handler, turns
+
+TENANT = "acme"
+HOME = home_of(TENANT.encode(), None, 3)
+TARGET = (HOME + 1) % 3
+THIRD = (HOME + 2) % 3
+
+
+def add(session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
+    session.state["n"] = session.state.get("n", 0) + 1
+    session.state["fill"] = payload.get("fill", "")
+    return {"n": session.state["n"], "server": session.server}
+
+
+def run(test: Callable[[Town], Awaitable[None]]) -> None:
+    async def body() -> None:
+        town = Town({"add": handler(add)})
+        await test(town)
+        await turns()
+        for host in town.hosts:
+            host.resident.close()
+
+    asyncio.run(body())
+
+
+def counted(town: Town) -> dict[str, list[int]]:
+    """What each session's results say, in their order."""
+    found: dict[str, list[int]] = {}
+    for result in town.results():
+        found.setdefault(result["session"], []).append(result["result"]["n"])
+    return found
+
+
+def clean(town: Town, sessions_: int, tasks: int) -> None:
+    assert counted(town) == {f"s{n}": list(range(1, tasks + 1)) for n in range(sessions_)}
+
+
+def send(town: Town, count: int, **payload: Any) -> None:
+    for number in range(count):
+        town.send(TENANT, f"s{number}", **payload)
+
+
+def test_a_tenant_moves_with_its_sessions() -> None:
+    async def test(town: Town) -> None:
+        send(town, 5)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m")
+        town.quiet()
+        event = town.final("m")
+        assert event["event"] == "migration-succeeded"
+        assert (event["from"], event["to"], event["rows"], event["parked"]) == (HOME, TARGET, 5, 0)
+        (part,) = event["certificate"]
+        assert (part["source"], part["target"], part["rows"]) == (HOME, TARGET, 5)
+        send(town, 5)
+        town.quiet()
+        clean(town, 5, 2)
+        assert {result["server"] for result in town.results()[5:]} == {TARGET}
+        assert town.server(HOME).rows(sessions.NAME) == {}
+        assert {key.split(b"\0")[1] for key in town.server(TARGET).rows(sessions.NAME)} == {b"1"}
+        assert set(town.server(HOME).rows(handoffs.NAME)) == {handoffs.tenant_key(TENANT)}
+
+    run(test)
+
+
+def test_tasks_are_parked_behind_the_cut_and_released_in_their_order() -> None:
+    async def test(town: Town) -> None:
+        send(town, 4)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m", offline=True)
+        town.router().turn()
+        for _ in range(3):
+            send(town, 4)
+            town.router().turn()
+        assert len([r for r in town.log[NAMES.delay, 0] if r.headers()]) == 12
+        town.quiet()
+        assert town.final("m")["parked"] == 12
+        send(town, 4)
+        town.quiet()
+        clean(town, 4, 5)
+
+    run(test)
+
+
+def test_a_source_that_does_not_answer_in_time_keeps_its_tenant() -> None:
+    async def test(town: Town) -> None:
+        send(town, 4)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m", offline=True, timeout=0.001)
+        town.router().turn()
+        send(town, 4)
+        town.router().turn()
+        town.router().turn()
+        town.quiet()
+        event = town.final("m")
+        assert (event["event"], event["reason"]) == ("migration-failed", "timeout")
+        send(town, 4)
+        town.quiet()
+        clean(town, 4, 3)
+        assert {result["server"] for result in town.results()} == {HOME}
+        town.order("migrate", TENANT, to=TARGET, id="again")
+        town.quiet()
+        assert town.final("again")["event"] == "migration-succeeded"
+        assert town.final("again")["epoch"] == 2
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns_before", range(12))
+@pytest.mark.parametrize("victim", ["router", "source", "target"])
+def test_a_host_dies_at_any_turn(victim: str, turns_before: int) -> None:
+    async def test(town: Town) -> None:
+        host = {"router": town.router(), "source": town.server(HOME), "target": town.server(TARGET)}[victim]
+        send(town, 6, fill="x" * 30_000)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m")
+        for number in range(12):
+            send(town, 6)
+            if number == turns_before:
+                host.turn(commit=False)
+                host.restart()
+            town.turn()
+        town.quiet()
+        assert town.final("m")["event"] == "migration-succeeded"
+        clean(town, 6, 13)
+        assert town.server(HOME).rows(sessions.NAME) == {}
+
+    run(test)
+
+
+def test_a_server_is_emptied() -> None:
+    async def test(town: Town) -> None:
+        tenants = [f"t{number}" for number in range(40)]
+        for tenant in tenants:
+            town.send(tenant, "s")
+        town.quiet()
+        mine = [tenant for tenant in tenants if home_of(tenant.encode(), None, 3) == HOME]
+        assert len(mine) > 8
+        town.order("drain-server", server=HOME, id="d")
+        town.quiet(4_000)
+        assert town.final("d") | {"at": None} == {
+            "event": "server-drained",
+            "at": None,
+            "id": "d",
+            "final": True,
+            "server": HOME,
+            "moved": len(mine),
+            "failed": [],
+        }
+        assert town.server(HOME).rows(sessions.NAME) == {}
+        town.order("drain-server", server=HOME, id="d")
+        town.quiet()
+        assert [event["event"] for event in town.events() if event["id"] == "d"] == ["server-drained"] * 2
+
+    run(test)
+
+
+def test_a_plan_counts_what_would_move() -> None:
+    async def test(town: Town) -> None:
+        send(town, 5)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="p", dry_run=True)
+        town.quiet()
+        plan = town.final("p")
+        assert (plan["event"], plan["sessions"], plan["waiting"], plan["blocked"]) == ("migration-plan", 5, 0, [])
+        assert plan["bytes"] == sum(map(len, town.server(HOME).rows(sessions.NAME).values()))
+        assert not town.server(HOME).rows(handoffs.NAME)
+
+    run(test)
