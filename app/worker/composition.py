@@ -152,13 +152,28 @@ class Worker:
     def _attach(self, app: Any, engine: Engine, watchdog: Watchdog) -> None:
         """Register the agents, and how each makes its part for a place that opens."""
         settings, names = self.settings, self._names
-        up = frozenset(range(settings.servers))
-        routing = router.RouterContext(
+        routing, serving, managing = self._routing(engine), self._serving(engine, watchdog), self._managing(engine)
+        engine.residents = {
+            "router": lambda place: router.Router(routing, place),
+            "server": lambda place: server.Server(serving, place),
+            transfers_here.KIND: transfers_here.owners(
+                engine, settings, names, self.name, self.storage, ThreadPoolExecutor(4, thread_name_prefix="compose")
+            ),
+            "exchange": lambda place: exchanges.Manager(managing, place),
+        }
+        exchanges.attach(app, names)
+        router.attach(app, names)
+        server.attach(app, names)
+        transfers.attach(app, names)
+
+    def _routing(self, engine: Engine) -> router.RouterContext:
+        settings, names = self.settings, self._names
+        return router.RouterContext(
             engine=engine,
             names=names,
             routers=settings.routers,
             servers=settings.servers,
-            up=up,
+            up=frozenset(range(settings.servers)),
             reader=lambda number: DelayReader(
                 engine.options.kafka,
                 f"{names.group}-delay",
@@ -169,9 +184,12 @@ class Worker:
             delay_ms=round(settings.delay * 1000),
             timeout_ms=round(settings.migration_timeout * 1000),
         )
-        serving = ServerContext(
+
+    def _serving(self, engine: Engine, watchdog: Watchdog) -> ServerContext:
+        settings = self.settings
+        return ServerContext(
             engine=engine,
-            names=names,
+            names=self._names,
             worker=orjson.dumps(self.name),
             handlers=self._handlers,
             routers=settings.routers,
@@ -185,9 +203,12 @@ class Worker:
             watchdog=watchdog,
             announcements=engine.announcements,
         )
-        managing = exchanges.ExchangeContext(
+
+    def _managing(self, engine: Engine) -> exchanges.ExchangeContext:
+        settings = self.settings
+        return exchanges.ExchangeContext(
             engine=engine,
-            names=names,
+            names=self._names,
             managers=settings.routers,
             worker=self.name,
             limit=settings.max_record_bytes,
@@ -198,18 +219,6 @@ class Worker:
             lag_max=settings.exchange_backup_lag,
             lag=self._backup_lag.lag,
         )
-        engine.residents = {
-            "router": lambda place: router.Router(routing, place),
-            "server": lambda place: server.Server(serving, place),
-            transfers_here.KIND: transfers_here.owners(
-                engine, settings, names, self.name, self.storage, ThreadPoolExecutor(4, thread_name_prefix="compose")
-            ),
-            "exchange": lambda place: exchanges.Manager(managing, place),
-        }
-        exchanges.attach(app, names)
-        router.attach(app, names)
-        server.attach(app, names)
-        transfers.attach(app, names)
 
     # -- what it can tell -----------------------------------------------------------------------------------------
 
