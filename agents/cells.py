@@ -12,6 +12,7 @@ from app.engine.engine import Engine
 from app.engine.janitor import EmitLimit
 from app.engine.watchdog import Watchdog
 from app.handlers import Handler, Session
+from app.movers import Mover
 from app.protocol.murmur2 import partition_of
 from app.protocol.sessions import Queue
 from app.topics import Names
@@ -156,6 +157,8 @@ class ServerContext:
     pool: Executor
     watchdog: Watchdog
     announcements: Announcements
+
+    movers: Mapping[str, Mover] = field(default_factory=dict)
 
     copying: set[tuple[int, str]] = field(default_factory=set)
     """Tenants that are copied from servers of this worker now, by server."""

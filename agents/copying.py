@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 
+import orjson
+
 from agents.cells import ServerContext
+from agents.parts import Parts
 from agents.tenants import Tenants
 from app.engine.crashpoints import passing
 from app.engine.places import Place
@@ -85,6 +88,7 @@ class Copying:
         self.due: float | None = None
         """Unix time at which :meth:`on_time` is wanted."""
         self.tenants: Tenants
+        self.parts: Parts
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -146,6 +150,7 @@ class Copying:
     def close(self) -> None:
         """Give the slots back."""
         self._keep_in_step(set())
+        self.parts.close()
 
     # -- copies ---------------------------------------------------------------------------------------------------
 
@@ -177,6 +182,8 @@ class Copying:
             case Conclude():
                 if not isinstance(state, Frozen) and self._lags(tenant):
                     return False
+                if isinstance(state, Frozen) and self._context.movers:
+                    return self._export(tenant, state)
                 self.tenants.feed(tenant, shipping.Concluded())
         return True
 
@@ -242,6 +249,21 @@ class Copying:
         sent = self._send(tenant, state, items)
         self.tenants.feed(tenant, Shipped(rows, total, sent, marked=count, unmarked=len(items)))
 
+    def _export(self, tenant: str, state: Frozen) -> bool:
+        """Ship what movers have, when all rows have gone; False if there is something to wait for."""
+        parts = self.parts.export(tenant, state.shipment.epoch, state.shipment.live)
+        if parts is None:
+            return False
+        if not parts:
+            self.tenants.feed(tenant, shipping.Concluded())
+        for part in parts:
+            known = self.tenants.known(tenant).shipping
+            assert known is not None
+            sent = self._send(tenant, known, [part])
+            sum_ = chunks.fingerprint(part.table, part.name, part.row or b"")
+            self.tenants.feed(tenant, Shipped(1, sum_, sent, end=True))
+        return True
+
     def _send(self, tenant: str, state: Shipping, items: list[Item]) -> int:
         """Write a chunk to the target; its size."""
         if not items:
@@ -277,11 +299,22 @@ class Copying:
     def _begin(self, key: bytes) -> Iterator[None]:
         if key.startswith(handoffs.MEASURE):
             return self._measure(key)
+        if key.startswith(handoffs.INSTALL):
+            return self.parts.install(key)
         tenant, epoch = handoffs.swept(key)
         if key.startswith(handoffs.UNMARK):
             return self._sweep(key, [(self._rows, handoffs.marks_of(tenant, epoch))])
+        return self._sweep_epoch(key, tenant, epoch)
+
+    def _sweep_epoch(self, chore: bytes, tenant: str, epoch: int) -> Iterator[None]:
+        """Delete all that is here of a tenant under an epoch that is over."""
         start = sessions.key_of(tenant, epoch, "")
-        return self._sweep(key, [(self._sessions, start), (self._waiting, start)])
+        places = [(self._sessions, start), (self._waiting, start)]
+        if self._context.movers:
+            moved = bool(orjson.loads(self.tenants.chore(chore)).get("moved"))
+            yield from self.parts.sweep(tenant, epoch, moved=moved)
+            places.append((self._rows, handoffs.parts_of(tenant, epoch)))
+        yield from self._sweep(chore, places)
 
     def _sweep(self, chore: bytes, places: list[tuple[Rows, bytes]]) -> Iterator[None]:
         """Delete all rows with these prefixes; nobody reads them any more."""

@@ -104,6 +104,7 @@ class Gates:
             servers=context.servers,
             timeout_ms=context.timeout_ms,
             delay_ms=context.delay_ms,
+            offline=context.offline,
             announcer=self._announcer,
             feed=lambda key, event: self.feed(key, event),
         )
@@ -119,15 +120,14 @@ class Gates:
             return placements.decode(row)
         return Settled(Placement(home_of(key, None, self._context.servers)))
 
-    def _moment(self, key: bytes) -> Moment:
+    def _moment(self, key: bytes, now_ms: int) -> Moment:
         context = self._context
-        now_ms = int(time.time() * 1000)
         return Moment(key.decode(), self._number, context.servers, context.up, True, now_ms)
 
-    def feed(self, key: bytes, event: migration.Event, task: Task | None = None) -> None:
+    def feed(self, key: bytes, event: migration.Event, task: Task | None = None, *, now_ms: int | None = None) -> None:
         """Step the tenant's state, keep it, perform what follows. ``task`` is the one that arrived, or None."""
         before = self.state(key)
-        moment = self._moment(key)
+        moment = self._moment(key, int(time.time() * 1000) if now_ms is None else now_ms)
         decided = migration.step(before, event, moment)
         after = decided.state
         if isinstance(after, Settled):
@@ -335,11 +335,11 @@ class Gates:
 
     def on_time(self, now: float) -> None:
         """Deadlines, releases, old outcomes."""
-        now_ms = int(now * 1000)
+        now_ms = round(now * 1000)
         for key, state in list(self.moving.items()):
             at = migration.deadline_ms(state)
             if at is not None and at <= now_ms:
-                self.feed(key, migration.Tick())
+                self.feed(key, migration.Tick(), now_ms=now_ms)
         if self._poll_at <= now:
             self._release(now)
         if self._announcer.due <= now:

@@ -40,6 +40,7 @@ class Orders:
 
     Args:
         timeout_ms, delay_ms: what a migration gets that names nothing else.
+        offline: whether every migration is, because a mover takes part.
         feed: hands an event to the core of a tenant.
     """
 
@@ -53,6 +54,7 @@ class Orders:
         servers: int,
         timeout_ms: int,
         delay_ms: int,
+        offline: bool,
         announcer: Announcer,
         feed: Callable[[bytes, Event], None],
     ) -> None:
@@ -63,6 +65,7 @@ class Orders:
         self._servers = servers
         self._timeout_ms = timeout_ms
         self._delay_ms = delay_ms
+        self._offline = offline
         self._announcer = announcer
         self._feed = feed
 
@@ -114,7 +117,7 @@ class Orders:
             timeout_ms=self._timeout_ms if command.timeout is None else _ms(command.timeout),
             delay_ms=self._delay_ms,
             max_pause_ms=None if command.max_pause is None else _ms(command.max_pause),
-            offline=command.offline,
+            offline=command.offline or self._offline,
             from_backups=command.from_backups,
             dry_run=command.dry_run,
             undo=command.command == "undo-migration",

@@ -53,7 +53,8 @@ ORIGIN_OFFSET = "origin-offset"
 class RouterContext:
     """What the routers of a worker share. ``stale_hints``, ``misrouted`` and ``counts`` count since the start.
 
-    ``reader`` makes the second reader of a router's `delay`. ``delay_ms`` and ``timeout_ms`` are those of migrations.
+    ``reader`` makes the second reader of a router's `delay`. ``delay_ms``, ``timeout_ms`` and ``offline`` are those of
+    migrations.
     """
 
     engine: Engine
@@ -64,6 +65,7 @@ class RouterContext:
     reader: Callable[[int], DelayReader]
     delay_ms: int
     timeout_ms: int
+    offline: bool = False
     counts: Counts = field(default_factory=Counts)
     stale_hints: int = 0
     misrouted: int = 0

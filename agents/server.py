@@ -18,6 +18,7 @@ from agents.draining import Drains
 from agents.endings import Endings
 from agents.expiry import Expiry
 from agents.line import Line
+from agents.parts import Parts
 from agents.performing import Again, Failed, unknown
 from agents.suspicion import Vigilance
 from agents.tenants import Tenants
@@ -81,6 +82,7 @@ class Server:
         )
         self.copying = Copying(context, place)
         self.tenants = self.copying.tenants = Tenants(context, place, self, self.copying.stir)
+        self.copying.parts = Parts(context, place, self.tenants)
         self.drains = Drains(context, place, self.tenants)
         self._line.reopen(self.tenants.live)
 

@@ -14,9 +14,11 @@ from agents.cells import ServerContext
 from app.engine.crashpoints import passing
 from app.engine.fetch import Batch
 from app.engine.places import Place
+from app.engine.table import Rows
 from app.errors import LocalProtocolError, PeerProtocolError
+from app.movers import TABLE_OF
 from app.protocol import chunks, control, shipping, staging, tenancy
-from app.protocol.chunks import SESSION, Chunk
+from app.protocol.chunks import SESSION, Chunk, Item
 from app.protocol.control import Complete, Control, Measure, Received
 from app.protocol.tenancy import UNMOVED, Tenancy
 from tables import handoffs, sessions, waiting
@@ -49,7 +51,7 @@ class Tenants:
         self._context = context
         self._server = place.number
         self._memory = memory
-        self._stirred = stirred
+        self.stirred = stirred
         self._rows = place.rows[handoffs.NAME]
         self._sessions = place.rows[sessions.NAME]
         self._waiting = place.rows[waiting.NAME]
@@ -115,14 +117,15 @@ class Tenants:
             self._known[tenant] = after
             self._rows.put(handoffs.tenant_key(tenant), handoffs.encode(after))
         if after.shipping is None:
-            self.marked.pop(tenant, None)
+            if self.marked.pop(tenant, None) is not None and before.shipping is not None and self._context.movers:
+                self._rows.delete(handoffs.export_key(tenant, before.shipping.shipment.epoch))
         elif before.shipping is None:
             self.marked[tenant] = set()
         for effect in decided.effects:
-            self._perform(tenant, after, effect)
-        self._stirred()
+            self._perform(tenant, before, after, effect)
+        self.stirred()
 
-    def _perform(self, tenant: str, known: Tenancy, effect: tenancy.Effect) -> None:
+    def _perform(self, tenant: str, before: Tenancy, known: Tenancy, effect: tenancy.Effect) -> None:
         names = self._context.names
         match effect:
             case shipping.Tell(record):
@@ -133,7 +136,8 @@ class Tenants:
                 self.write(names.handoffs, known.shipping.shipment.target, record)
                 self._context.engine.hurry()
             case shipping.Sweep(epoch):
-                self._add_chore(handoffs.sweep_key(tenant, epoch), b"{}")
+                moved = b"true" if epoch <= before.epoch else b"false"
+                self._add_chore(handoffs.sweep_key(tenant, epoch), b'{"moved":%b}' % moved)
             case shipping.Unmark(epoch):
                 self._add_chore(handoffs.unmark_key(tenant, epoch), b"{}")
             case shipping.Thaw(epoch) | staging.GoLive(epoch):
@@ -163,7 +167,7 @@ class Tenants:
     def _add_chore(self, key: bytes, row: bytes) -> None:
         self._rows.put(key, row)
         self.chores[key] = None
-        self._stirred()
+        self.stirred()
 
     def chore(self, key: bytes) -> bytes:
         """The row of a chore."""
@@ -212,7 +216,10 @@ class Tenants:
                 self.feed(chunk.tenant, self._stage(chunk, len(value or b"")))
             return
         said = control.decode_control(key, value)
-        if isinstance(said, Complete | Received):
+        if isinstance(said, Complete) and next(self._rows.scan(handoffs.parts_of(said.tenant, said.epoch)), None):
+            # Movers have something to install first, beside the stream.
+            self._add_chore(handoffs.install_key(said.tenant, said.epoch, said.source), value or b"")
+        elif isinstance(said, Complete | Received):
             self.feed(said.tenant, said)
         else:
             raise PeerProtocolError(f"{key!r:.40} does not belong here")
@@ -222,8 +229,7 @@ class Tenants:
         prefix = sessions.key_of(chunk.tenant, chunk.epoch, "")
         rows = total = 0
         for item in chunk.items:
-            table = self._sessions if item.table == SESSION else self._waiting
-            key = prefix + item.name.encode()
+            table, key = self._place_of(chunk, item, prefix)
             more, sum_ = chunks.replaced(item.table, item.name, table.get(key), item.row)
             rows, total = rows + more, total + sum_
             if item.row is None:
@@ -238,3 +244,9 @@ class Tenants:
         copied.rows_in += len(chunk.items)
         copied.bytes_in += size
         return staging.Taken(chunk, rows, total, size)
+
+    def _place_of(self, chunk: Chunk, item: Item, prefix: bytes) -> tuple[Rows, bytes]:
+        if item.table.startswith(TABLE_OF):
+            mover = item.table.removeprefix(TABLE_OF)
+            return self._rows, handoffs.parts_of(chunk.tenant, chunk.epoch) + f"{mover}\0{item.name}".encode()
+        return (self._sessions if item.table == SESSION else self._waiting), prefix + item.name.encode()

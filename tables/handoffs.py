@@ -8,6 +8,9 @@ copied: the checksum of the version that was shipped, or nothing |
 | ``sweep``, zero byte, tenant, zero byte, epoch | sessions and waiting tasks of this epoch are being deleted |
 | ``unmark``, zero byte, tenant, zero byte, epoch | marks of this epoch are being deleted |
 | ``measure``, zero byte, tenant, zero byte, command id | a plan that was asked for |
+| ``export``, zero byte, tenant, zero byte, epoch | how far each mover has exported the tenant's data |
+| ``part``, zero byte, tenant, zero byte, epoch, zero byte, mover, zero byte, name | a part of such data that has come |
+| ``install``, zero byte, tenant, zero byte, epoch, zero byte, source | it is being installed |
 | ``drain``, zero byte, command id | a :class:`app.protocol.draining.Draining`: the server is being emptied |
 
 Epochs are decimal.
@@ -34,8 +37,11 @@ SWEEP = b"sweep\0"
 UNMARK = b"unmark\0"
 MEASURE = b"measure\0"
 DRAIN = b"drain\0"
+EXPORT = b"export\0"
+PART = b"part\0"
+INSTALL = b"install\0"
 
-CHORES = (UNMARK, SWEEP, MEASURE)
+CHORES = (INSTALL, UNMARK, SWEEP, MEASURE)
 """The prefixes of rows that say what is to be done in the background."""
 
 
@@ -64,6 +70,19 @@ def swept(key: bytes) -> tuple[str, int]:
     """The tenant and the epoch of a sweep or unmark row."""
     _, tenant, epoch = key.split(b"\0")
     return tenant.decode(), int(epoch)
+
+
+def export_key(tenant: str, epoch: int) -> bytes:
+    return b"%b%b\0%d" % (EXPORT, tenant.encode(), epoch)
+
+
+def parts_of(tenant: str, epoch: int) -> bytes:
+    """The prefix of what has come for movers; the mover's name and the part's follow."""
+    return b"%b%b\0%d\0" % (PART, tenant.encode(), epoch)
+
+
+def install_key(tenant: str, epoch: int, source: int) -> bytes:
+    return b"%b%b\0%d\0%d" % (INSTALL, tenant.encode(), epoch, source)
 
 
 def drain_key(command: str) -> bytes:

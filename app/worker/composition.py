@@ -15,7 +15,7 @@ from agents import exchanges, router, server, transfers
 from agents.cells import Cell, Entry, ServerContext
 from agents.release import DelayReader
 from agents.suspicion import Vigilance
-from app import topics
+from app import movers, topics
 from app.engine.driver import EngineConsumer, create_app
 from app.engine.engine import Engine
 from app.engine.options import EngineOptions
@@ -183,6 +183,7 @@ class Worker:
             ),
             delay_ms=round(settings.delay * 1000),
             timeout_ms=round(settings.migration_timeout * 1000),
+            offline=bool(movers.registered()),
         )
 
     def _serving(self, engine: Engine, watchdog: Watchdog) -> ServerContext:
@@ -202,6 +203,7 @@ class Worker:
             pool=ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="handler"),
             watchdog=watchdog,
             announcements=engine.announcements,
+            movers=movers.registered(),
         )
 
     def _managing(self, engine: Engine) -> exchanges.ExchangeContext:

@@ -7,8 +7,9 @@ commits. Closing a host and opening it again loses what was not committed.
 import json
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 from agents.cells import ServerContext
@@ -24,6 +25,7 @@ from app.engine.table import Rows
 from app.engine.unit_of_work import Unit
 from app.engine.watchdog import Watchdog
 from app.handlers import Handler
+from app.movers import Mover
 from app.protocol.murmur2 import partition_of
 from tables import handoffs, outcomes, parked, placements, sessions, waiting
 from tests.unit.agents.workbench import LIMIT, NAMES, Message, Workshop, batch
@@ -62,9 +64,17 @@ class Reader:
 class Town:
     """All places of a small cluster."""
 
-    def __init__(self, handlers: dict[str, Handler], *, routers: int = 1, servers: int = 3) -> None:
+    def __init__(
+        self,
+        handlers: dict[str, Handler],
+        *,
+        routers: int = 1,
+        servers: int = 3,
+        movers: Mapping[str, Mover] = MappingProxyType({}),
+    ) -> None:
         self.log: dict[Partition, list[Message]] = defaultdict(list)
         self.handlers = handlers
+        self.movers = movers
         self.routers = routers
         self.servers = servers
         self.pool = ThreadPoolExecutor(2)
@@ -159,6 +169,7 @@ class Host:
             reader=lambda number: cast("DelayReader", Reader(town.log, number)),
             delay_ms=2_000,
             timeout_ms=60_000,
+            offline=bool(town.movers),
         )
 
     def _server(self) -> Server:
@@ -178,6 +189,7 @@ class Host:
             pool=town.pool,
             watchdog=cast("Watchdog", SimpleNamespace(current=None)),
             announcements=cast("Announcements", self.engine.suspects),
+            movers=town.movers,
         )
         return Server(context, self.place)
 
