@@ -127,13 +127,13 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.suspects, 1),
         (names.changelog("placements"), routers),
         (names.changelog("parked"), routers),
-        (names.changelog("outcomes"), routers),
         (names.changelog("transfers"), routers),
         (names.changelog("sessions"), servers),
         (names.changelog("waiting"), servers),
-        (names.changelog("handoffs"), servers),
         (names.changelog("exchanges"), routers),
         (names.changelog("exchange-messages"), routers),
+        (names.changelog("outcomes"), routers),
+        (names.changelog("handoffs"), servers),
     ]
     return [
         *(TopicSpec(name, count, _kept(size, milliseconds)) for name, count, size, milliseconds in kept),

@@ -61,6 +61,7 @@ class Api:
         self._gateway = gateway
         self._metrics = metrics
         self._peers: Peers
+        self._connected: aiohttp.ClientSession
 
     def application(self) -> web.Application:
         """Return the application, ready to be served."""
@@ -76,19 +77,15 @@ class Api:
         application.router.add_get("/api/tenants/{tenant}", self._tenant)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
-        Exchanges(self._view, self._others).add_to(application.router)
+        Exchanges(self._view, lambda: self._connected).add_to(application.router)
         application.cleanup_ctx.append(self._connections)
         return application
 
     async def _connections(self, _application: web.Application) -> AsyncIterator[None]:
         async with aiohttp.ClientSession(timeout=FORWARD_TIMEOUT) as connections:
-            self._peers = Peers(connections)
+            self._peers, self._connected = Peers(connections), connections
             yield
         await asyncio.to_thread(self._gateway.close)
-
-    def _others(self) -> aiohttp.ClientSession:
-        assert self._peers is not None, "requests come between start and end of the application"
-        return self._peers
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return _verdict(*self._view.healthy())

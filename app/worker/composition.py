@@ -149,6 +149,23 @@ class Worker:
             )
         )
 
+    def _attach(self, app: Any, engine: Engine, watchdog: Watchdog) -> None:
+        """Register the agents, and how each makes its part for a place that opens."""
+        settings, names = self.settings, self._names
+        routing, serving, managing = self._routing(engine), self._serving(engine, watchdog), self._managing(engine)
+        engine.residents = {
+            "router": lambda place: router.Router(routing, place),
+            "server": lambda place: server.Server(serving, place),
+            transfers_here.KIND: transfers_here.owners(
+                engine, settings, names, self.name, self.storage, ThreadPoolExecutor(4, thread_name_prefix="compose")
+            ),
+            "exchange": lambda place: exchanges.Manager(managing, place),
+        }
+        exchanges.attach(app, names)
+        router.attach(app, names)
+        server.attach(app, names)
+        transfers.attach(app, names)
+
     def _routing(self, engine: Engine) -> router.RouterContext:
         settings, names = self.settings, self._names
         return router.RouterContext(
@@ -169,13 +186,11 @@ class Worker:
             offline=bool(movers.registered()),
         )
 
-    def _attach(self, app: Any, engine: Engine, watchdog: Watchdog) -> None:
-        """Register the agents, and how each makes its part for a place that opens."""
-        settings, names = self.settings, self._names
-        routing = self._routing(engine)
-        serving = ServerContext(
+    def _serving(self, engine: Engine, watchdog: Watchdog) -> ServerContext:
+        settings = self.settings
+        return ServerContext(
             engine=engine,
-            names=names,
+            names=self._names,
             worker=orjson.dumps(self.name),
             handlers=self._handlers,
             routers=settings.routers,
@@ -190,9 +205,12 @@ class Worker:
             announcements=engine.announcements,
             movers=movers.registered(),
         )
-        managing = exchanges.ExchangeContext(
+
+    def _managing(self, engine: Engine) -> exchanges.ExchangeContext:
+        settings = self.settings
+        return exchanges.ExchangeContext(
             engine=engine,
-            names=names,
+            names=self._names,
             managers=settings.routers,
             worker=self.name,
             limit=settings.max_record_bytes,
@@ -203,18 +221,6 @@ class Worker:
             lag_max=settings.exchange_backup_lag,
             lag=self._backup_lag.lag,
         )
-        engine.residents = {
-            "router": lambda place: router.Router(routing, place),
-            "server": lambda place: server.Server(serving, place),
-            transfers_here.KIND: transfers_here.owners(
-                engine, settings, names, self.name, self.storage, ThreadPoolExecutor(4, thread_name_prefix="compose")
-            ),
-            "exchange": lambda place: exchanges.Manager(managing, place),
-        }
-        exchanges.attach(app, names)
-        router.attach(app, names)
-        server.attach(app, names)
-        transfers.attach(app, names)
 
     # -- what it can tell -----------------------------------------------------------------------------------------
 

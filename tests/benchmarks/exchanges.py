@@ -85,6 +85,7 @@ def drive_latency(exchanges: int, rate: float, seconds: float) -> dict[str, Any]
     """From submission to response, at a rate that does not wait for responses."""
     sessions = opened("rate", exchanges, window=1_000)
     taken: list[float] = []
+    accepted: list[float] = []
     lock = threading.Lock()
 
     waiting: list[dict[int, float]] = [{} for _ in sessions]
@@ -112,7 +113,9 @@ def drive_latency(exchanges: int, rate: float, seconds: float) -> dict[str, Any]
         with lock:
             waiting[index][number // exchanges + 1] = time.monotonic()
             begin, expecting[index] = not expecting[index], True
-        sessions[index].submit_nowait({"n": number})
+        at = time.monotonic()
+        stored = sessions[index].submit_nowait({"n": number})
+        stored.add_done_callback(lambda _, at=at: accepted.append(time.monotonic() - at))  # type: ignore[misc]
         if begin:
             expect(index)
     deadline = time.monotonic() + 30
@@ -121,6 +124,7 @@ def drive_latency(exchanges: int, rate: float, seconds: float) -> dict[str, Any]
     warm = taken[len(taken) // 4 :]
     return {
         "rate": rate,
+        "stored_p50_ms": round(1000 * percentile(accepted[len(accepted) // 4 :], 0.5), 1),
         "p50_ms": round(1000 * percentile(warm, 0.5), 1),
         "p99_ms": round(1000 * percentile(warm, 0.99), 1),
         "answered": len(taken),
