@@ -28,21 +28,12 @@ class FakeView:
     is_healthy: tuple[bool, str] = (True, "")
     place: Place = field(default_factory=lambda: Place(3, "w1", "http://unused", [3, 1, 0, 2]))
     rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-<<<<<<< HEAD
-    homes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    peers: list[str] = field(default_factory=list)
-    counts: dict[str, Any] = field(default_factory=dict)
-    hosts: list[dict[str, Any]] = field(default_factory=list)
-    marks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    exchanges: dict[str, dict[str, Any]] = field(default_factory=dict)
-=======
     hosts: list[dict[str, Any]] = field(default_factory=list)
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)
     exchanges: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     peers: list[str] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
->>>>>>> main
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready

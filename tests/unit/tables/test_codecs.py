@@ -34,14 +34,9 @@ def cases(table: str, *versions: int) -> list[Case]:
 
 
 def test_every_table_and_every_version_has_golden_rows() -> None:
-<<<<<<< HEAD
-    modules = (sessions, waiting, placements, parked, handoffs, outcomes, transfers)
-    tables = {module.NAME: module.VERSION for module in modules}
-=======
     tables = {
         module.NAME: module.VERSION for module in (sessions, waiting, placements, parked, handoffs, outcomes, transfers)
     }
->>>>>>> main
     assert {name: set(versions) for name, versions in GOLDEN.items()} == {
         name: {str(released) for released in range(1, version + 1)} for name, version in tables.items()
     }
