@@ -1,16 +1,18 @@
 """Migrations through the real shells, on a log in memory: every step by hand."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from app.handlers import Session
+from app.errors import LocalProtocolError
+from app.handlers import Handler, Retry, Session
 from app.protocol.placement import home_of
-from tables import handoffs, sessions
+from tables import handoffs, sessions, waiting
 from tests.unit.agents.town import Town
-from tests.unit.agents.workbench import NAMES, handler, turns
+from tests.unit.agents.workbench import NAMES, handler, task, turns
 
 TENANT = "acme"
 HOME = home_of(TENANT.encode(), None, 3)
@@ -24,9 +26,38 @@ def add(session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
     return {"n": session.state["n"], "server": session.server}
 
 
-def run(test: Callable[[Town], Awaitable[None]]) -> None:
+class Slow:
+    """Handlers that last until the test lets them end; each run is noted with its server."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+        self.may_end = threading.Event()
+
+    async def aside(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
+        self.runs.append(session.server)
+        await asyncio.to_thread(self.may_end.wait, 30)
+        return add(session, payload)
+
+    def blocking(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
+        self.runs.append(session.server)
+        self.may_end.wait(30)
+        return add(session, payload)
+
+    def again(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
+        self.runs.append(session.server)
+        if not self.may_end.is_set():
+            raise Retry(after=0.5)
+        return add(session, payload)
+
+
+def run(test: Callable[[Town], Awaitable[None]], slow: Slow | None = None) -> None:
     async def body() -> None:
-        town = Town({"add": handler(add)})
+        handlers = {"add": handler(add)}
+        if slow is not None:
+            handlers["aside"] = handler(slow.aside, asynchronous=True)
+            handlers["blocking"] = Handler("blocking", slow.blocking, True, False, None, None)
+            handlers["again"] = handler(slow.again)
+        town = Town(handlers)
         await test(town)
         await turns()
         for host in town.hosts:
@@ -39,6 +70,7 @@ def counted(town: Town) -> dict[str, list[int]]:
     """What each session's results say, in their order."""
     found: dict[str, list[int]] = {}
     for result in town.results():
+        assert result["status"] == "done", result
         found.setdefault(result["session"], []).append(result["result"]["n"])
     return found
 
@@ -135,6 +167,65 @@ def test_a_host_dies_at_any_turn(victim: str, turns_before: int) -> None:
         assert town.final("m")["event"] == "migration-succeeded"
         clean(town, 6, 13)
         assert town.server(HOME).rows(sessions.NAME) == {}
+
+    run(test)
+
+
+async def until(condition: Callable[[], bool], town: Town) -> None:
+    """Turn until a condition is met; what runs aside goes on beside."""
+    for _ in range(2_000):
+        if condition():
+            return
+        town.turn()
+        await asyncio.sleep(0.002)
+    raise AssertionError("it does not come to that")
+
+
+@pytest.mark.parametrize("outcome", ["migration-succeeded", "migration-failed"])
+@pytest.mark.parametrize("kind", ["aside", "blocking", "again"])
+def test_what_waits_goes_with_its_tenant(kind: str, outcome: str) -> None:
+    """What runs at the source at the cut comes to nothing there; it runs where the tenant is in the end."""
+    slow = Slow()
+
+    async def test(town: Town) -> None:
+        send(town, 2)
+        town.send(TENANT, "s0", kind)
+        town.send(TENANT, "s0", "add")
+        await until(lambda: len(slow.runs) >= 1 and len(counted(town).get("s1", [])) == 1, town)
+        fails = outcome == "migration-failed"
+        town.order("migrate", TENANT, to=TARGET, id="m", offline=True)
+        if fails:
+            town.order("abort-migration", TENANT, id="a")
+        before = len(slow.runs)
+        await until(lambda: any(event["id"] == "m" and event["final"] for event in town.events()), town)
+        assert town.final("m")["event"] == outcome
+        await until(lambda: len(slow.runs) > before, town)
+        slow.may_end.set()
+        send(town, 2)
+        await until(lambda: len(counted(town)["s0"]) == 4, town)
+        for _ in range(20):
+            town.turn()
+            await asyncio.sleep(0.002)
+        assert counted(town) == {"s0": [1, 2, 3, 4], "s1": [1, 2]}
+        assert slow.runs[-1] == (HOME if fails else TARGET)
+        for host in town.hosts:
+            assert host.engine.failure is None
+            assert waiting.NAME not in host.place.rows or host.rows(waiting.NAME) == {}
+
+    run(test, slow)
+
+
+def test_a_task_behind_the_cut_stops_the_server() -> None:
+    """No router may send one: it is taken for a defect, not performed."""
+
+    async def test(town: Town) -> None:
+        send(town, 1)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m")
+        town.quiet()
+        town.put(NAMES.work, HOME, b"0:99", task("add", "s0"))
+        with pytest.raises(LocalProtocolError, match="at home at server"):
+            town.server(HOME).turn()
 
     run(test)
 
