@@ -127,12 +127,16 @@ def test_what_waits_travels_along(workers: Workers, mover: Mover) -> None:
     finish(workers, load)
 
 
-def test_many_tenants_move_at_once(workers: Workers, mover: Mover) -> None:
+def test_many_tenants_move_at_once_and_a_server_is_emptied(workers: Workers, mover: Mover) -> None:
     workers.start_ready("w1", "w2")
     load = traffic(workers)
     tenants = [f"t{number:04d}" for number in range(20)]
-    for steps in (1, 2):
-        targets = {tenant: (home_of(tenant.encode(), None, SERVERS) + steps) % SERVERS for tenant in tenants}
-        ordered = [mover.migrate(tenant, to) for tenant, to in targets.items()]
-        assert {mover.end(command)["event"] for command in ordered} == {"migration-succeeded"}
+    targets = {tenant: (home_of(tenant.encode(), None, SERVERS) + 1) % SERVERS for tenant in tenants}
+    ordered = [mover.migrate(tenant, to) for tenant, to in targets.items()]
+    assert {mover.end(command)["event"] for command in ordered} == {"migration-succeeded"}
+    # A server is emptied while its tenants are served; those of other servers stay.
+    full = max(set(targets.values()), key=list(targets.values()).count)
+    drained = mover.end(mover.order("drain-server", server=full))
+    assert (drained["event"], drained["failed"]) == ("server-drained", [])
+    assert drained["moved"] == list(targets.values()).count(full)
     finish(workers, load)

@@ -62,7 +62,7 @@ def left_behind(workers: Workers) -> list[bytes]:
         pytest.param("move-stages", marks=pytest.mark.soak),
         "move-installed",
         pytest.param("move-decided", marks=pytest.mark.soak),
-        "move-releases",
+        pytest.param("move-releases", marks=pytest.mark.soak),
     ],
 )
 def test_a_worker_dies_in_a_phase(workers: Workers, point: str) -> None:

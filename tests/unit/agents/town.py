@@ -40,11 +40,13 @@ SERVER_TABLES = (sessions.NAME, waiting.NAME, handoffs.NAME)
 class Reader:
     """The second reader of `delay`."""
 
-    def __init__(self, log: dict[Partition, list[Message]], partition: int) -> None:
-        self._records = log[NAMES.delay, partition]
+    def __init__(self, host: "Host") -> None:
+        self._host = host
+        self._records = host.town.log[NAMES.delay, host.number]
         self._at: int | None = None
 
     def follow(self, offset: int) -> None:
+        assert offset >= self._host.committed[NAMES.delay], "what is to be released was deleted"
         self._at = offset
 
     def leave(self) -> None:
@@ -166,7 +168,7 @@ class Host:
             routers=town.routers,
             servers=town.servers,
             up=frozenset(range(town.servers)),
-            reader=lambda number: cast("DelayReader", Reader(town.log, number)),
+            reader=lambda number: cast("DelayReader", Reader(self)),
             delay_ms=2_000,
             timeout_ms=60_000,
             offline=bool(town.movers),
