@@ -11,6 +11,7 @@ from tests.support.cluster import Workers, wait_for
 from tests.support.job import settle, when_sent
 from tests.support.load import Load, Plan
 from tests.support.moves import Mover
+from tests.support.slow_mover import BROKEN
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
 
@@ -114,6 +115,21 @@ def test_commands_that_are_not_carried_out_say_why(workers: Workers, mover: Move
     wrong = (partition_of(MINE.encode(), ROUTERS) + 1) % ROUTERS
     mover.write(b'{"command":"migrate","tenant":"t0003","to":%d,"id":"astray"}' % HOME, MINE, wrong)
     assert mover.end("astray")["event"] == "migration-succeeded"
+
+
+@pytest.mark.settings(delay=0.3, handlers="app.samples,tests.support.handlers,tests.support.slow_mover")
+def test_a_move_that_lasts_several_delays(workers: Workers, mover: Mover) -> None:
+    """Parked tasks that fall due are delayed again, as often as it takes, and keep their places; a mover may fail."""
+    workers.start_ready("w1", "w2")
+    load = traffic(workers)
+    event = mover.succeed(MINE, A)
+    assert event["pause_ms"] > 1_500
+    assert event["parked"] > 0
+    assert event["redelayed"] > 2 * event["parked"]
+    ended = mover.end(mover.migrate(BROKEN, (home_of(BROKEN.encode(), None, SERVERS) + 1) % SERVERS))
+    assert ended["event"] == "migration-failed"
+    assert "mover slow: OSError: the disk is broken" in ended["reason"]
+    finish(workers, load)
 
 
 @pytest.mark.settings(max_attempts=8)
