@@ -328,8 +328,8 @@ class Line:
             tenant, session, waits = waiting_table.decode(key, row)
             if not live(tenant, waiting_table.epoch_of(key)):
                 continue
-            cell = found[tenant, session] = self._find(tenant, session)
-            entry = read_again(waits)
+            cell, entry = self._find(tenant, session), read_again(waits)
+            found[cell.name] = cell
             entry.arrival = cell.last_arrival = waits.waiting.arrival
             entry.saved = entry.restored = True
             cell.queue = (*cell.queue, waits.waiting)
@@ -345,9 +345,8 @@ class Line:
     def _resume(self, cells: list[Cell]) -> None:
         if self._closed:
             return
-        for cell in cells:
-            if not self._left(cell):
-                self._follow(cell, sessions.step(cell.queue, Reopened()))
+        for cell in (cell for cell in cells if not self._left(cell)):
+            self._follow(cell, sessions.step(cell.queue, Reopened()))
         self._context.engine.wake()
 
     def forget(self, tenant: str) -> None:
@@ -358,10 +357,11 @@ class Line:
             self._bytes -= sum(len(entry.value) for entry in cell.entries.values())
             if any(entry is self._on_trial for entry in cell.entries.values()):
                 self._on_trial = None
-                self._context.trials.discard(self)
         self._retries = [entry for entry in self._retries if entry[1][0] != tenant]
         heapq.heapify(self._retries)
         self._suspects = deque(entry for entry in self._suspects if entry[0].tenant != tenant)
+        if self._on_trial is None and not self._suspects:
+            self._context.trials.discard(self)
         for task, cell in list(self._aside.items()):
             if cell.tenant == tenant:
                 task.cancel()

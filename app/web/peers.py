@@ -16,7 +16,7 @@ _LOGGER: Final = logging.getLogger(__name__)
 HOPS_HEADER: Final = "X-Holdfast-Hops"
 HOPS_MAX: Final = 3
 FORWARD_TIMEOUT: Final = aiohttp.ClientTimeout(total=10, sock_connect=2)
-_ALL_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, sock_connect=0.5)
+_ALL_TIMEOUT: Final = aiohttp.ClientTimeout(total=0.8, sock_connect=0.3)
 
 
 class Peers:
