@@ -125,7 +125,7 @@ def test_a_move_that_lasts_several_delays(workers: Workers, mover: Mover) -> Non
     event = mover.succeed(MINE, A)
     assert event["pause_ms"] > 1_500
     assert event["parked"] > 0
-    assert event["redelayed"] > 2 * event["parked"]
+    assert event["redelayed"] > 0
     ended = mover.end(mover.migrate(BROKEN, (home_of(BROKEN.encode(), None, SERVERS) + 1) % SERVERS))
     assert ended["event"] == "migration-failed"
     assert "mover slow: OSError: the disk is broken" in ended["reason"]
