@@ -2,13 +2,16 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from agents import copying
 from app.errors import LocalProtocolError
 from app.handlers import Handler, Retry, Session
+from app.protocol import shipping
 from app.protocol.placement import home_of
 from tables import handoffs, sessions, waiting
 from tests.unit.agents.town import Town
@@ -267,5 +270,100 @@ def test_a_plan_counts_what_would_move() -> None:
         assert (plan["event"], plan["sessions"], plan["waiting"], plan["blocked"]) == ("migration-plan", 5, 0, [])
         assert plan["bytes"] == sum(map(len, town.server(HOME).rows(sessions.NAME).values()))
         assert not town.server(HOME).rows(handoffs.NAME)
+
+    run(test)
+
+
+def test_what_is_parked_is_kept_however_often_it_falls_due() -> None:
+    """A router that takes over reads it from where the first of it stands: nothing below may have been given up."""
+
+    async def test(town: Town) -> None:
+        send(town, 4)
+        town.quiet()
+        router = town.router()
+        town.order("migrate", TENANT, to=TARGET, id="m", offline=True)
+        router.turn()
+        for later in (3, 6, 9):
+            send(town, 4)
+            router.turn()
+            router.resident.on_time(time.time() + later)
+            router.commit()
+        router.turn()
+        router.restart()
+        town.quiet()
+        event = town.final("m")
+        assert (event["event"], event["parked"]) == ("migration-succeeded", 12)
+        assert event["redelayed"] >= 12
+        clean(town, 4, 4)
+
+    run(test)
+
+
+def test_sessions_that_change_while_they_are_copied_are_copied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One session a turn; those before, at and behind it change meanwhile, and new ones come."""
+    monkeypatch.setattr(copying, "PAGE_ROWS", 1)
+    monkeypatch.setattr(copying, "TURN_S", 0.0)
+    monkeypatch.setattr(shipping, "FEW", 0)
+
+    async def test(town: Town) -> None:
+        send(town, 8)
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m")
+        for _ in range(6):
+            town.turn()
+            send(town, 10)
+        town.quiet()
+        event = town.final("m")
+        assert (event["event"], event["rows"]) == ("migration-succeeded", 10)
+        assert counted(town) == {f"s{n}": list(range(1, 8 if n < 8 else 7)) for n in range(10)}
+
+    run(test)
+
+
+def test_a_target_that_dies_serves_nothing_that_is_only_staged() -> None:
+    slow = Slow()
+
+    async def test(town: Town) -> None:
+        town.send(TENANT, "s0", "aside")
+        town.send(TENANT, "s0", "add")
+        await until(lambda: len(slow.runs) == 1, town)
+        town.order("migrate", TENANT, to=TARGET, id="m", offline=True)
+        target = town.server(TARGET)
+        await until(lambda: waiting.NAME in target.place.rows and target.rows(waiting.NAME) != {}, town)
+        target.restart()
+        await turns()
+        assert slow.runs == [HOME]
+        slow.may_end.set()
+        await until(lambda: len(counted(town).get("s0", [])) == 2, town)
+        assert slow.runs == [HOME, TARGET]
+
+    run(test, slow)
+
+
+def test_a_release_that_has_passed_another_tenants_tasks_goes_back_for_them() -> None:
+    """Two tenants are parked in turns; the first is released while the other one still waits for its source."""
+
+    async def test(town: Town) -> None:
+        other = next(name for name in map(str, range(50)) if home_of(name.encode(), None, 3) == THIRD)
+        for tenant in (TENANT, other):
+            town.send(tenant, "s")
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="one", offline=True)
+        town.order("migrate", other, to=TARGET, id="two", offline=True)
+        for _ in range(3):
+            town.router().turn()
+            for tenant in (TENANT, other):
+                town.send(tenant, "s")
+        for _ in range(20):
+            for host in (town.router(), town.server(HOME), town.server(TARGET)):
+                host.turn()
+        assert town.final("one")["parked"] == 3
+        assert [event for event in town.events() if event["id"] == "two" and event["final"]] == []
+        town.quiet()
+        assert town.final("two")["parked"] == 3
+        found: dict[str, list[int]] = {}
+        for result in town.results():
+            found.setdefault(result["tenant"], []).append(result["result"]["n"])
+        assert found == {TENANT: [1, 2, 3, 4], other: [1, 2, 3, 4]}
 
     run(test)
