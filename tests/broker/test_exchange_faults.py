@@ -24,6 +24,7 @@ from tests.support.cluster import Worker, Workers, wait_for
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(280)]
 
 WAIT_S = 60.0
+FOR_EVER = "1000000"
 SETTINGS = {"lease": 2, "max_crashes": 100}
 
 
@@ -72,10 +73,18 @@ def finish(programs: Programs, names: list[str], timeout: float = WAIT_S) -> Non
     try:
         wait_for(ended, timeout, "the client ends")
         assert programs.running["client"].returncode == 0
-        assert {path.stem for path in programs.directory.glob("*.json")} == set(names)
+        notes = {path.stem: json.loads(path.read_text()) for path in programs.directory.glob("*.json")}
+        assert set(notes) == set(names)
+        assert all(note["received"] for note in notes.values())
         assert not list(programs.directory.glob("failed-*"))
     except AssertionError as error:
         raise AssertionError(f"{error}\n{programs.text()}") from None
+
+
+def stop(programs: Programs, names: list[str]) -> None:
+    """The client has submitted enough: it ends when everything is answered."""
+    (programs.directory / exchanges.STOP).touch()
+    finish(programs, names)
 
 
 def storm(workers: Workers, programs: Programs, rng: random.Random, kills: int, pause_s: float) -> None:
@@ -128,12 +137,12 @@ def test_a_manager_killed_between_storing_and_transmitting(workers: Workers, pro
     workers.start_ready("w1")
     names = [f"point-{number}" for number in range(8)]
     programs.start("server", "server", "a", "0.01")
-    programs.start("client", "client", str(programs.directory), ",".join(names), "150")
+    programs.start("client", "client", str(programs.directory), ",".join(names), FOR_EVER)
     for point in UNIT_POINTS:
         # It is given managers once it is warm; its first units claim them.
         victim = workers.start("w2", HOLDFAST_CRASH_AT=f"{point}:8")
         assert victim.wait_exit(60) == -signal.SIGKILL, victim.tail() + programs.text()
-    finish(programs, names)
+    stop(programs, names)
 
 
 class Held:
@@ -312,7 +321,7 @@ def test_programs_under_their_host_supervisors_are_started_anew(workers: Workers
 def test_a_worker_that_stood_still_and_one_that_thawed(workers: Workers, programs: Programs) -> None:
     """A frozen manager is replaced; a frozen server session is replaced, and what it says later changes nothing."""
     names = ["frozen-1", "frozen-2", "frozen-3"]
-    begin(workers, programs, names, 150, "0.02")
+    begin(workers, programs, names, int(FOR_EVER), "0.02")
     wait_for(lambda: _answered(workers, names[0]) > 5, WAIT_S, "work is under way")
     frozen = programs.running["server-a"]
     frozen.send_signal(signal.SIGSTOP)
@@ -321,7 +330,7 @@ def test_a_worker_that_stood_still_and_one_that_thawed(workers: Workers, program
     threading.Event().wait(4)
     host.sigcont()
     frozen.send_signal(signal.SIGCONT)
-    finish(programs, names)
+    stop(programs, names)
 
 
 def _answered(workers: Workers, exchange: str) -> int:

@@ -20,6 +20,7 @@ from app.client.exchanges import Restart
 from app.errors import HoldfastError
 
 WINDOW = 8
+STOP = "stop"
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,12 +34,22 @@ def request(exchange: str, number: int) -> dict[str, Any]:
     return {"exchange": exchange, "n": number}
 
 
+class Chain:
+    """What the answers of an exchange must be, whoever performed the requests and how often."""
+
+    def __init__(self, exchange: str) -> None:
+        self._exchange = exchange
+        self._links = [""]
+
+    def __getitem__(self, number: int) -> str:
+        while len(self._links) <= number:
+            self._links.append(link(self._links[-1], request(self._exchange, len(self._links))))
+        return self._links[number]
+
+
 def expected(exchange: str, number: int) -> str:
-    """What the answer to request ``number`` must be, whoever performed it and how often."""
-    found = ""
-    for earlier in range(1, number + 1):
-        found = link(found, request(exchange, earlier))
-    return found
+    """What the answer to request ``number`` must be."""
+    return Chain(exchange)[number]
 
 
 def perform(body: dict[str, Any], restart: Any) -> tuple[Any, Any]:
@@ -58,7 +69,8 @@ def check(what: str, told: object, right: object) -> None:
 
 
 def drive(exchange: str, requests: int, note: Path) -> None:
-    """Take an exchange to its end, from wherever it stands."""
+    """Take an exchange to its end, from wherever it stands; once there is a file ``stop``, submit no more."""
+    stop, chain = note.with_name(STOP), Chain(exchange)
     restarts: list[Restart] = []
     with ClientSession(exchange=exchange, client="driver", window=WINDOW, on_restart=restarts.append) as session:
         first = restarts[0]
@@ -67,19 +79,23 @@ def drive(exchange: str, requests: int, note: Path) -> None:
         check("restart data", state, {"submitted": first.submitted, "received": first.acknowledged})
         for queued in session.requests:
             check("a queued request", queued.body, request(exchange, queued.number))
-        while state["received"] < requests:
-            while state["submitted"] < requests and state["submitted"] - state["received"] < WINDOW:
+        while state["received"] < (state["submitted"] if stop.exists() else requests):
+            while state["submitted"] - state["received"] < WINDOW and not (
+                state["submitted"] >= requests or stop.exists()
+            ):
                 number = state["submitted"] + 1
                 state = {**state, "submitted": number}
                 check("number", session.submit(request(exchange, number), restart=state), number)
+            if state["submitted"] == state["received"]:
+                break
             response = session.receive(timeout=120)
             check("the order of responses", response.number, state["received"] + 1)
-            right = {"count": response.number, "link": expected(exchange, response.number)}
+            right = {"count": response.number, "link": chain[response.number]}
             check(f"response {response.number}, {response.error}", response.body, right)
             state = {**state, "received": response.number}
             session.acknowledge(response.number, restart=state)
         check("restarts", [told.cause for told in restarts[1:] if told.cause not in ("manager", "asked")], [])
-    note.write_text(json.dumps({"restarts": len(restarts)}))
+        note.write_text(json.dumps({"restarts": len(restarts), "received": state["received"]}))
 
 
 def client(directory: Path, names: list[str], requests: int) -> int:
