@@ -34,6 +34,7 @@ FEW: Final = 10
 NEIGHBOURS: Final = 100
 SLOT_S: Final = 0.005
 BEFORE_S: Final = 3.0
+WARM_S: Final = 6.0
 DRAWN: Final = 4_000
 
 
@@ -115,6 +116,8 @@ def measure(bench: Bench) -> Iterator[Sample]:
             traffic = Traffic(workers, tenant, size, options.moving_rate)
             with Results(workers, traffic.take):
                 traffic.start()
+                # What came with the population is behind by then.
+                time.sleep(WARM_S)
                 for number in range(options.migrations):
                     yield _move(workers, mover, traffic, tenant, size, number)
                 traffic.stop()
