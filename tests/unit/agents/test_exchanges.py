@@ -197,7 +197,7 @@ def silence(bench: ManagerBench, monkeypatch: pytest.MonkeyPatch, seconds: float
 
 def test_nobody_is_taken_for_dead_before_he_was_asked(bench: ManagerBench, monkeypatch: pytest.MonkeyPatch) -> None:
     begun(bench, requests=1)
-    assert types(silence(bench, monkeypatch, 12)) == ["roll-call"]
+    assert types(silence(bench, monkeypatch, 11)) == ["roll-call"]
     bench.response("hpc-1", {"type": "alive", "server": "hpc-1", "incarnation": 0})
     assert types(silence(bench, monkeypatch, 9)) == []
     assert bench.row()["server"] == "hpc-1"
