@@ -8,8 +8,11 @@ copied: the checksum of the version that was shipped, or nothing |
 | ``sweep``, zero byte, tenant, zero byte, epoch | sessions and waiting tasks of this epoch are being deleted |
 | ``unmark``, zero byte, tenant, zero byte, epoch | marks of this epoch are being deleted |
 | ``measure``, zero byte, tenant, zero byte, command id | a plan that was asked for |
+| ``view``, zero byte, router | how far the router's last view has come here, :mod:`app.protocol.affinity` |
+| ``held``, zero byte, router, zero byte, source, zero byte, number in twelve digits | a task that is held until its \
+session has come from ``source``, a :class:`tables.parked.Kept` |
 
-Epochs are decimal.
+Epochs, routers and servers are decimal.
 """
 
 from dataclasses import asdict
@@ -17,6 +20,9 @@ from typing import Any
 
 import orjson
 
+from app.protocol.affinity import Aligned, Change, Early, Line, Moved, Receiving, Sending
+from app.protocol.affinity import Part as SentPart
+from app.protocol.affinity import State as ViewState
 from app.protocol.chunks import Digest
 from app.protocol.shipping import Copying, Frozen, Shipment, Shipping
 from app.protocol.staging import Part, Staged, Staging
@@ -31,6 +37,8 @@ MARK = b"mark\0"
 SWEEP = b"sweep\0"
 UNMARK = b"unmark\0"
 MEASURE = b"measure\0"
+VIEW = b"view\0"
+HELD = b"held\0"
 
 
 def tenant_key(tenant: str) -> bytes:
@@ -54,6 +62,25 @@ def swept(key: bytes) -> tuple[str, int]:
     """The tenant and the epoch of a sweep or unmark row."""
     _, tenant, epoch = key.split(b"\0")
     return tenant.decode(), int(epoch)
+
+
+def view_key(router: int) -> bytes:
+    return b"%b%d" % (VIEW, router)
+
+
+def held_of(router: int, source: int) -> bytes:
+    """The prefix of the tasks that are held for sessions from ``source``; the number follows."""
+    return b"%b%d\0%d\0" % (HELD, router, source)
+
+
+def held_key(router: int, source: int, number: int) -> bytes:
+    return b"%b%012d" % (held_of(router, source), number)
+
+
+def held(key: bytes) -> tuple[int, int, int]:
+    """Router, source and number of a held task."""
+    _, router, source, number = key.split(b"\0")
+    return int(router), int(source), int(number)
 
 
 def encode(tenancy: Tenancy) -> bytes:
@@ -116,3 +143,72 @@ def _staging(fields: dict[str, Any]) -> StagingState | None:
         for source, chunk, rows, text, size, complete in found
     )
     return Staging(epoch, router, parts, fields["refused"]) if role == "staging" else Staged(epoch, router, parts)
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+
+
+def encode_view(state: ViewState) -> bytes:
+    change = state.change
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "view": change.epoch,
+        "before": sorted(change.before),
+        "after": sorted(change.after),
+        "managers": change.managers,
+    }
+    match state:
+        case Aligned(_, moved):
+            fields |= {"is": "aligned", "moved": [[m.source, m.target, *_digest(m.digest)] for m in moved]}
+        case Early(_, parts) | Receiving(_, parts):
+            kind = "early" if isinstance(state, Early) else "receiving"
+            fields |= {
+                "is": kind,
+                "parts": [[p.source, p.chunk, *_digest(p.digest), p.complete, p.wrong] for p in parts],
+            }
+        case Sending(_, lines, waiting, cursor, sent):
+            fields |= {
+                "is": "sending",
+                "lines": [[line.target, line.chunks, *_digest(line.digest)] for line in lines],
+                "waiting": waiting,
+                "cursor": cursor,
+                "sent": sent,
+            }
+    return orjson.dumps(fields)
+
+
+def decode_view(row: bytes) -> ViewState:
+    """Raise ValueError for a row of another version."""
+    fields = orjson.loads(row)
+    if fields.get("v") != VERSION:
+        raise ValueError("the row of a view of another version")
+    managers = tuple((server, worker) for server, worker in fields["managers"])
+    change = Change(fields["view"], frozenset(fields["before"]), frozenset(fields["after"]), managers)
+    match fields["is"]:
+        case "aligned":
+            moved = tuple(Moved(source, target, _sum(*found)) for source, target, *found in fields["moved"])
+            return Aligned(change, moved)
+        case "early":
+            return Early(change, _sent_parts(fields))
+        case "receiving":
+            return Receiving(change, _sent_parts(fields))
+        case "sending":
+            lines = tuple(Line(target, chunks, _sum(*found)) for target, chunks, *found in fields["lines"])
+            return Sending(change, lines, fields["waiting"], fields["cursor"], fields["sent"])
+        case kind:
+            raise ValueError(f"the row of a view that is {kind!r}")
+
+
+def _digest(digest: Digest) -> tuple[int, str]:
+    return digest.rows, digest.text
+
+
+def _sum(rows: int, text: str) -> Digest:
+    return Digest(rows, int(text, 16))
+
+
+def _sent_parts(fields: dict[str, Any]) -> tuple[SentPart, ...]:
+    return tuple(
+        SentPart(source, chunk, _sum(rows, text), complete, wrong)
+        for source, chunk, rows, text, complete, wrong in fields["parts"]
+    )

@@ -110,10 +110,19 @@ class World:
             order["max_pause_ms"] = self.choose([None, None, 200])
             if not order["undo"]:
                 order["to"] = self.choose(range(self.servers))
+        order = self.moves(order)
         self.orders.append(order)
         value = json.dumps(order).encode()
         self.log.partition(("commands", self.router_of(tenant))).append(Record(tenant.encode(), value))
         return f"orders {order}"
+
+    def moves(self, order: dict[str, Any]) -> dict[str, Any]:
+        """What else a migration may be."""
+        return order
+
+    def more(self) -> list[Act]:
+        """What else may happen."""
+        return []
 
     def pass_time(self) -> str:
         self.now += self.choose([1, 5, 30])
@@ -186,7 +195,7 @@ class World:
             options += [self.produce] * 2
         if self.left["moves"]:
             options.append(self.order)
-        options += [self.pass_time, self.truncate]
+        options += [self.pass_time, self.truncate, *self.more()]
         if self.left["duplicates"]:
             options.append(self.duplicate)
         options += [partial(self.work, place) for place in self.all] * 2
