@@ -5,10 +5,10 @@ from typing import Any
 
 from app.protocol import affinity, alignment, chunks, closing, control
 from app.protocol.affinity import OWN, Comes, Stranger
-from app.protocol.alignment import HandedOff, Marker
 from app.protocol.chunks import SESSION, WAITING, HandOff, Item
 from app.protocol.control import Wakeup
 from app.protocol.holding import Held
+from app.protocol.markers import HandedOff, Marker
 from app.protocol.placement import Routes, home_of
 from tables import handoffs, parked
 from tables import sessions as sessions_table
@@ -45,13 +45,12 @@ class ViewServer(Server):
         return home_of(tenant.encode(), self.known(tenant).home, self.world.servers)
 
     def view_of(self, tenant: str) -> int:
-        return self.aligned[self.world.router_of(tenant)].change.epoch
+        state = self.aligned[self.world.router_of(tenant)]
+        return state.change.epoch
 
     def whose(self, tenant: str, session: str) -> affinity.Whose:
         state = self.aligned[self.world.router_of(tenant)]
-        return affinity.whose(
-            state, tenant, session, self.home(tenant), server=self.number, routes=self.routes
-        )
+        return affinity.whose(state, tenant, session, self.home(tenant), server=self.number, routes=self.routes)
 
     def lives(self, tenant: str, session: str) -> bool:
         return self.whose(tenant, session) == OWN
@@ -73,6 +72,8 @@ class ViewServer(Server):
             raise PromiseError(f"server {self.number} gets {task} behind the cut")
 
     def end(self, cell: Cell, entry: Entry) -> None:
+        if self.whose(cell.tenant, cell.session) != OWN:
+            raise PromiseError(f"server {self.number} performs {cell.row_key!r}, which is not its own")
         for other in self.world.places:
             if other.number != self.number and other.stores[sessions_table.NAME].get(cell.row_key) is not None:
                 raise PromiseError(f"{cell.row_key!r} lives at {other.number} and at {self.number}")

@@ -10,7 +10,7 @@ from app.protocol.affinity import Aligned
 from app.protocol.control import encode
 from app.protocol.homes import Seen
 from app.protocol.markers import Leaving
-from app.protocol.placement import route
+from app.protocol.placement import home_of, route
 from tables import handoffs
 from tables import sessions as sessions_table
 from tables import waiting as waiting_table
@@ -26,13 +26,18 @@ FINALS = {"server-closed", "server-restored", "worker-forgotten", "command-rejec
 
 @dataclass(frozen=True)
 class ViewScript(Script):
-    """``orders_of_views``: how many; ``turns``: how often a worker dies, leaves or comes."""
+    """``orders_of_views``: how many; ``turns``: how often a worker dies, leaves or comes. ``home_fails``: the
+    first tenant's home is failed before anything else, so that its sessions live at their backups. ``steps``: so
+    many things happen before all must end.
+    """
 
     orders_of_views: int = 4
     turns: int = 0
     workers: int = 3
     rehome_after_ms: int = 30
     forget_after_ms: int = 5_000
+    home_fails: bool = False
+    steps: int = 160
 
 
 class ViewWorld(World):
@@ -45,10 +50,16 @@ class ViewWorld(World):
     def __init__(self, choose: Choose, script: ViewScript) -> None:
         self.plan = 0
         self.names = [f"w{number}" for number in range(script.workers)]
-        self.alive = {name: 1 for name in self.names}
+        self.alive = dict.fromkeys(self.names, 1)
         self.incarnation = 1
         super().__init__(choose, script)
         self.left |= {"views": script.orders_of_views, "turns": script.turns}
+        if script.home_fails:
+            home = home_of(script.tenants[0].encode(), None, script.servers)
+            self.trace.append(self.put_order({"id": "c0", "command": "fail-server", "server": home}))
+            for _ in range(10):
+                for place in self.all:
+                    self.drain(place)
 
     # -- workers --------------------------------------------------------------------------------------------------
 
@@ -138,7 +149,7 @@ class ViewWorld(World):
         if not isinstance(self.steward, views.Calm):
             raise PromiseError(f"a view never closes: {self.steward}")
         known = self.steward.known
-        alarms = [event for event in self.log.events if event["event"] in ("hand-off-wrong",)]
+        alarms = [event for event in self.log.events if event["event"] == "hand-off-wrong"]
         if alarms:
             raise PromiseError(f"{alarms}")
         for router in self.routers:
@@ -146,7 +157,7 @@ class ViewWorld(World):
                 raise PromiseError(f"router {router.number} has {router.adopted}, the steward {known}")
         for server in self.places:
             wrong = [s for s in server.aligned if not isinstance(s, Aligned) or s.change.epoch != known.epoch]
-            if wrong or server.held.total or list(server.stores[handoffs.NAME].scan(handoffs.HELD)):
+            if wrong or server.held.total or any(True for _ in server.stores[handoffs.NAME].scan(handoffs.HELD)):
                 raise PromiseError(f"server {server.number} has not closed view {known.epoch}: {server.aligned}")
         waits = [server for server in known.down - known.sticky if known.homes.homes[server] in self.alive]
         if waits:
@@ -163,7 +174,7 @@ class ViewWorld(World):
                 raise PromiseError(f"server {server.number} believes {known} of {tenant}, it is {state.placement}")
             rest = (handoffs.MARK, handoffs.SWEEP, handoffs.UNMARK, handoffs.MEASURE)
             left = [key for key, _ in server.stores[handoffs.NAME].scan(b"") if key.startswith(rest)]
-            if left or list(server.stores[waiting_table.NAME].scan(b"")):
+            if left or any(True for _ in server.stores[waiting_table.NAME].scan(b"")):
                 raise PromiseError(f"server {server.number} has {left} left, or something still waits")
             live = sessions_table.key_of(tenant, state.placement.epoch, "")
             for key, _ in server.stores[sessions_table.NAME].scan(tenant.encode() + b"\0"):

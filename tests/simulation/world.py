@@ -43,6 +43,7 @@ class Script:
     hangs: int = 0
     duplicates: int = 0
     timeout_ms: int = 10_000
+    repeats: tuple[str, ...] = ("work", "commands", "handoffs", "delay")
 
 
 class World:
@@ -139,7 +140,7 @@ class World:
         found = [
             (where, record)
             for where, records in self.log.records.items()
-            if where[0] != "tasks"
+            if where[0] in self.script.repeats
             for record in records
             if record is not None and record.key is not None and record.key[:1] == b"!" and record.header is None
         ]
