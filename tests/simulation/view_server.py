@@ -45,8 +45,8 @@ class ViewServer(Server):
         return home_of(tenant.encode(), self.known(tenant).home, self.world.servers)
 
     def view_of(self, tenant: str) -> int:
-        state = self.aligned[self.world.router_of(tenant)]
-        return state.change.epoch
+        router: int = self.world.router_of(tenant)
+        return self.aligned[router].change.epoch
 
     def whose(self, tenant: str, session: str) -> affinity.Whose:
         state = self.aligned[self.world.router_of(tenant)]
