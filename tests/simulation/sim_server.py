@@ -104,6 +104,9 @@ class Server(Place):
     def lives(self, tenant: str, session: str) -> bool:
         return True
 
+    def reads(self, topic: str) -> bool:
+        return self.behind(topic) > 0
+
     def before_seal(self) -> None:
         for cell in list(self.dirty.values()):
             self.flush(cell)

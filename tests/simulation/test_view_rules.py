@@ -15,8 +15,7 @@ from app.protocol.markers import Closed, HandedOff, Marker
 from app.protocol.moves import Order, Settled
 from tables import handoffs
 from tests.property.mutation import Choose, killed_after
-from tests.simulation.test_migrations import small
-from tests.simulation.test_views import history, moving, play, repeating, views_only, waiting
+from tests.simulation.test_views import history, moving, play, repeating, small, views_only, waiting
 from tests.simulation.view_router import ViewRouter
 from tests.simulation.view_server import ViewServer
 from tests.simulation.view_world import ViewScript, ViewWorld
@@ -348,6 +347,12 @@ def holds_in_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ViewServer, "open", opened)
 
 
+def pauses_hand_offs(patch: pytest.MonkeyPatch) -> None:
+    """While too much is held nothing is read: what would end it is not read either (L6, I6)."""
+    real = ViewServer.reads
+    patch.setattr(ViewServer, "reads", lambda self, topic: not self.held.full and real(self, topic))
+
+
 def overtakes_what_is_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Held, "waits", lambda self, name: False)
 
@@ -441,6 +446,7 @@ BREAKS: list[Break] = [
     loses_a_row,
     does_not_set_timers,
     holds_in_memory,
+    pauses_hand_offs,
     overtakes_what_is_held,
     resumes_the_last_first,
     holds_its_own_sessions,

@@ -8,12 +8,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from app.protocol import migration
+from app.protocol import holding, migration
 from app.protocol.migration import ViewAdopted
 from app.protocol.moves import Copying, Cutting, Releasing
 from tests.property.mutation import Choose
-from tests.simulation.test_migrations import small
+from tests.simulation import test_migrations
 from tests.simulation.view_world import ViewScript, ViewWorld
+
+
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits that a short history reaches."""
+    test_migrations.small(monkeypatch)
+    monkeypatch.setattr(holding, "HELD_MAX", 3)
 
 
 def joint(choose: Choose) -> ViewScript:
@@ -196,6 +202,34 @@ def test_what_leaves_is_what_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
         assert left == arrived
         lines += sum(map(len, left.values()))
     assert lines
+
+
+def test_the_sequence_of_a_failover_is_visible_in_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failed, marked in all streams, drained up to the markers, closed; only then are the others normal again."""
+    small(monkeypatch)
+    found = 0
+    for seed in range(40):
+        world = play(random.Random(seed).choice, views_only(random.Random(seed).choice))
+        by_view: dict[int, list[dict[str, Any]]] = {}
+        for event in world.log.events:
+            if "view" in event and not event["final"]:
+                by_view.setdefault(event["view"], []).append(event)
+        for events in by_view.values():
+            failed = [event["server"] for event in events if event["event"] == "server-failed"]
+            if not failed:
+                continue
+            found += 1
+            at = {(e["event"], e.get("server", e.get("router"))): number for number, e in enumerate(events)}
+            last_marker = max(at["marker-published", router.number] for router in world.routers)
+            closed = [at["server-closed", server] for server in failed]
+            normal = [number for (name, _), number in at.items() if name == "server-normal"]
+            held = [number for (name, _), number in at.items() if name == "stream-held"]
+            assert at["server-failed", failed[0]] < min(at["marker-published", r.number] for r in world.routers)
+            assert all(last_marker < at["marker-reached", server] for server in range(world.servers))
+            assert all(at["marker-reached", server] < at["server-closed", server] for server in failed)
+            assert max(closed) < min(normal)
+            assert all(number < max(normal) for number in held)
+    assert found
 
 
 class Views(RuleBasedStateMachine):

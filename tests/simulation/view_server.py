@@ -34,6 +34,10 @@ class ViewServer(Server):
             self.held.found(*handoffs.held(key), name=self.name_of(kept.task), size=len(kept.task))
         super().open()
 
+    def reads(self, topic: str) -> bool:
+        """While too much is held the stream is not read; hand-offs are, or nothing would ever leave."""
+        return super().reads(topic) and not (topic == "work" and self.held.full)
+
     @staticmethod
     def name_of(task: bytes) -> tuple[str, str]:
         fields = json.loads(task)

@@ -168,7 +168,7 @@ class World:
         return [*steps, *(partial(router.release, tenant, 2) for tenant in releasing)]
 
     def server_steps(self, server: Server) -> list[Act]:
-        steps: list[Act] = [partial(server.take, topic) for topic in server.TOPICS if server.behind(topic)]
+        steps: list[Act] = [partial(server.take, topic) for topic in server.TOPICS if server.reads(topic)]
         steps += [partial(server.ship, tenant) for tenant in server.shipping_tenants()]
         steps += [partial(server.finish, name) for name in server.runs()]
         return [*steps, server.sweep] if server.sweeps() else steps
