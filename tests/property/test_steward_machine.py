@@ -129,12 +129,19 @@ def does_not_wait(patch: pytest.MonkeyPatch) -> None:
 
 
 def has_no_survivor(patch: pytest.MonkeyPatch) -> None:
-    _moment(patch, lambda moment: replace(moment, servers=moment.servers + 1))
-
-
-def _moment(patch: pytest.MonkeyPatch, change: Callable[[views.Moment], views.Moment]) -> None:
+    """The count of servers is one too many where it is compared, and nowhere else."""
     real = views.step
-    patch.setattr(views, "step", lambda state, event, moment: real(state, event, change(moment)))
+
+    def step(state: Any, event: Any, moment: Any) -> Any:
+        if getattr(event, "server", 0) == moment.servers:
+            return real(state, event, moment)
+        decided = real(state, event, replace(moment, servers=moment.servers + 1))
+        if isinstance(decided.state, views.Changing):
+            missing = decided.state.missing - {moment.servers}
+            return replace(decided, state=replace(decided.state, missing=missing))
+        return decided
+
+    patch.setattr(views, "step", step)
 
 
 def brings_back_what_an_operator_failed(patch: pytest.MonkeyPatch) -> None:
