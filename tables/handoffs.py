@@ -12,8 +12,11 @@ copied: the checksum of the version that was shipped, or nothing |
 | ``part``, zero byte, tenant, zero byte, epoch, zero byte, mover, zero byte, name | a part of such data that has come |
 | ``install``, zero byte, tenant, zero byte, epoch, zero byte, source | it is being installed |
 | ``drain``, zero byte, command id | a :class:`app.protocol.draining.Draining`: the server is being emptied |
+| ``view``, zero byte, router | how far the router's last view has come here, :mod:`app.protocol.affinity` |
+| ``held``, zero byte, router, zero byte, source, zero byte, number in twelve digits | a task that is held until its \
+session has come from ``source``, a :class:`tables.parked.Kept` |
 
-Epochs are decimal.
+Epochs, routers and servers are decimal.
 """
 
 from dataclasses import asdict
@@ -21,6 +24,9 @@ from typing import Any
 
 import orjson
 
+from app.protocol.affinity import Aligned, Change, Early, Line, Moved, Receiving, Sending
+from app.protocol.affinity import Part as SentPart
+from app.protocol.affinity import State as ViewState
 from app.protocol.chunks import Digest
 from app.protocol.draining import Draining, Ordered
 from app.protocol.shipping import Copying, Frozen, Shipment, Shipping
@@ -40,6 +46,8 @@ DRAIN = b"drain\0"
 EXPORT = b"export\0"
 PART = b"part\0"
 INSTALL = b"install\0"
+VIEW = b"view\0"
+HELD = b"held\0"
 
 CHORES = (INSTALL, UNMARK, SWEEP, MEASURE)
 """The prefixes of rows that say what is to be done in the background."""
@@ -103,6 +111,25 @@ def decode_drain(row: bytes) -> Draining:
     return Draining(**{**fields, "ordered": ordered, "failed": tuple(fields["failed"])})
 
 
+def view_key(router: int) -> bytes:
+    return b"%b%d" % (VIEW, router)
+
+
+def held_of(router: int, source: int) -> bytes:
+    """The prefix of the tasks that are held for sessions from ``source``; the number follows."""
+    return b"%b%d\0%d\0" % (HELD, router, source)
+
+
+def held_key(router: int, source: int, number: int) -> bytes:
+    return b"%b%012d" % (held_of(router, source), number)
+
+
+def held(key: bytes) -> tuple[int, int, int]:
+    """Router, source and number of a held task."""
+    _, router, source, number = key.split(b"\0")
+    return int(router), int(source), int(number)
+
+
 def encode(tenancy: Tenancy) -> bytes:
     fields: dict[str, Any] = {
         "v": VERSION,
@@ -163,3 +190,72 @@ def _staging(fields: dict[str, Any]) -> StagingState | None:
         for source, chunk, rows, text, size, complete in found
     )
     return Staging(epoch, router, parts, fields["refused"]) if role == "staging" else Staged(epoch, router, parts)
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+
+
+def encode_view(state: ViewState) -> bytes:
+    change = state.change
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "view": change.epoch,
+        "before": sorted(change.before),
+        "after": sorted(change.after),
+        "managers": change.managers,
+    }
+    match state:
+        case Aligned(_, moved):
+            fields |= {"is": "aligned", "moved": [[m.source, m.target, *_digest(m.digest)] for m in moved]}
+        case Early(_, parts) | Receiving(_, parts):
+            kind = "early" if isinstance(state, Early) else "receiving"
+            fields |= {
+                "is": kind,
+                "parts": [[p.source, p.chunk, *_digest(p.digest), p.complete, p.wrong] for p in parts],
+            }
+        case Sending(_, lines, waiting, cursor, sent):
+            fields |= {
+                "is": "sending",
+                "lines": [[line.target, line.chunks, *_digest(line.digest)] for line in lines],
+                "waiting": waiting,
+                "cursor": cursor,
+                "sent": sent,
+            }
+    return orjson.dumps(fields)
+
+
+def decode_view(row: bytes) -> ViewState:
+    """Raise ValueError for a row of another version."""
+    fields = orjson.loads(row)
+    if fields.get("v") != VERSION:
+        raise ValueError("the row of a view of another version")
+    managers = tuple((server, worker) for server, worker in fields["managers"])
+    change = Change(fields["view"], frozenset(fields["before"]), frozenset(fields["after"]), managers)
+    match fields["is"]:
+        case "aligned":
+            moved = tuple(Moved(source, target, _sum(*found)) for source, target, *found in fields["moved"])
+            return Aligned(change, moved)
+        case "early":
+            return Early(change, _sent_parts(fields))
+        case "receiving":
+            return Receiving(change, _sent_parts(fields))
+        case "sending":
+            lines = tuple(Line(target, chunks, _sum(*found)) for target, chunks, *found in fields["lines"])
+            return Sending(change, lines, fields["waiting"], fields["cursor"], fields["sent"])
+        case kind:
+            raise ValueError(f"the row of a view that is {kind!r}")
+
+
+def _digest(digest: Digest) -> tuple[int, str]:
+    return digest.rows, digest.text
+
+
+def _sum(rows: int, text: str) -> Digest:
+    return Digest(rows, int(text, 16))
+
+
+def _sent_parts(fields: dict[str, Any]) -> tuple[SentPart, ...]:
+    return tuple(
+        SentPart(source, chunk, _sum(rows, text), complete, wrong)
+        for source, chunk, rows, text, complete, wrong in fields["parts"]
+    )

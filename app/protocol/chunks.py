@@ -5,20 +5,24 @@ is over bytes and a row may be as large as a record: the rows follow an index th
 
     {"v":1,"tenant":"acme","epoch":3,"source":0,"router":2,"chunk":1,"index":[["s","cart-7",9],...],"rows":[{...},...]}
 
+A view moves sessions of many tenants at once. Its chunk, a :class:`HandOff`, has ``"view"`` in place of tenant and
+epoch, and whole keys in place of names.
+
 The checksum of a set of rows is the sum of a hash of each, modulo 2^128, so that it does not depend on the order in
 which they came, and a row that changes costs one subtraction and one addition instead of a pass over all (rule L10).
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.errors import PeerProtocolError
 
 VERSION = 1
 KEY = b"!rows"
+HAND_OFF_KEY = b"!hand-off"
 
 SESSION = "s"
 WAITING = "w"
@@ -29,7 +33,10 @@ _BEGIN = b',"rows":['
 
 
 class Item(NamedTuple):
-    """One row: the table it belongs to, the rest of its key behind tenant and epoch, and its bytes or None if gone."""
+    """One row: the table it belongs to, its name, and its bytes or None if gone.
+
+    The name is the rest of the row's key behind tenant and epoch, in a hand-off the whole key.
+    """
 
     table: str
     name: str
@@ -44,6 +51,20 @@ class Chunk:
     epoch: int
     source: int
     router: int
+    number: int
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandOff:
+    """Some rows of one router's sessions that ``view`` moves from ``source`` to the server that reads this.
+
+    Numbered from 1 for each view, router, source and target.
+    """
+
+    view: int
+    router: int
+    source: int
     number: int
     items: tuple[Item, ...]
 
@@ -90,18 +111,26 @@ def replaced(table: str, name: str, before: bytes | None, after: bytes | None) -
 
 def encode(chunk: Chunk) -> bytes:
     """The value of a chunk's record."""
-    index = [[item.table, item.name, -1 if item.row is None else len(item.row)] for item in chunk.items]
-    head = {
-        "v": VERSION,
+    head: dict[str, str | int] = {
         "tenant": chunk.tenant,
         "epoch": chunk.epoch,
         "source": chunk.source,
         "router": chunk.router,
         "chunk": chunk.number,
-        "index": index,
     }
-    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
-    return b"%b%b%b]}" % (text[:-1], _BEGIN, b",".join(item.row for item in chunk.items if item.row is not None))
+    return _encode(head, chunk.items)
+
+
+def encode_hand_off(part: HandOff) -> bytes:
+    """The value of a hand-off's record."""
+    head: dict[str, str | int] = {"view": part.view, "router": part.router, "source": part.source, "chunk": part.number}
+    return _encode(head, part.items)
+
+
+def _encode(head: Mapping[str, str | int], items: Sequence[Item]) -> bytes:
+    index = [[item.table, item.name, -1 if item.row is None else len(item.row)] for item in items]
+    text = json.dumps({"v": VERSION, **head, "index": index}, separators=(",", ":"), ensure_ascii=False).encode()
+    return b"%b%b%b]}" % (text[:-1], _BEGIN, b",".join(item.row for item in items if item.row is not None))
 
 
 def decode(value: bytes | None) -> Chunk:
@@ -110,14 +139,26 @@ def decode(value: bytes | None) -> Chunk:
     Raises:
         PeerProtocolError: a later version wrote it, or somebody else.
     """
+    head, items = _decode(value, {"tenant": str, "epoch": int, "source": int, "router": int, "chunk": int})
+    return Chunk(head["tenant"], head["epoch"], head["source"], head["router"], head["chunk"], items)
+
+
+def decode_hand_off(value: bytes | None) -> HandOff:
+    """Read a hand-off; raises as :func:`decode`."""
+    head, items = _decode(value, {"view": int, "router": int, "source": int, "chunk": int})
+    return HandOff(head["view"], head["router"], head["source"], head["chunk"], items)
+
+
+def _decode(value: bytes | None, fields: Mapping[str, type]) -> tuple[dict[str, Any], tuple[Item, ...]]:
     # A quotation mark inside a name is escaped, so this begins the list of rows wherever it first stands.
     text, found, body = (value or b"").partition(_BEGIN)
     try:
         head = json.loads(text + b"}")
         if not found or head["v"] != VERSION:
             raise PeerProtocolError("a chunk of another version: all workers must run one release")
-        items = tuple(_items(head["index"], body))
-        return Chunk(head["tenant"], head["epoch"], head["source"], head["router"], head["chunk"], items)
+        if any(type(head[name]) is not kind for name, kind in fields.items()):
+            raise PeerProtocolError(f"not a chunk of rows: {value!r:.80}")
+        return head, tuple(_items(head["index"], body))
     except (ValueError, KeyError, TypeError) as error:
         raise PeerProtocolError(f"not a chunk of rows: {value!r:.80}") from error
 

@@ -2,9 +2,11 @@
 
 | topic | from | to | records |
 |---|---|---|---|
-| ``work[s]`` | routers | server s | Wakeup, Prepare, Cut, Commit, Abort, Placed, Measure, Drain |
+| ``work[s]`` | routers | server s | Wakeup, Prepare, Cut, Commit, Abort, Placed, Measure, Drain, Marker |
 | ``commands[r]`` | servers | router r | Ready, Progress, Installed, Refused, Measured, Drained |
-| ``handoffs[s]`` | servers | server s | chunks of rows (:mod:`app.protocol.chunks`), Complete, Received |
+| ``commands[r]`` | steward | router r | View, ViewClosed |
+| ``commands[0]`` | servers, workers | steward | Closed, Leaving |
+| ``handoffs[s]`` | servers | server s | rows (:mod:`app.protocol.chunks`), Complete, Received, HandedOff |
 | ``delay[r]`` | router r, servers | router r | Wakeup and ParkedDue with the time they fall due, parked tasks |
 
 A task's key in ``work`` and ``delay`` is its origin, ``partition:offset``; a control record's key begins with ``!``,
@@ -18,6 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, get_type_hints
 
 from app.errors import PeerProtocolError
+from app.protocol.markers import Closed, HandedOff, Leaving, Marker, View, ViewClosed
 
 VERSION = 1
 MARK = ord("!")
@@ -242,6 +245,12 @@ Control: TypeAlias = (
     | Complete
     | Received
     | ParkedDue
+    | View
+    | ViewClosed
+    | Marker
+    | HandedOff
+    | Closed
+    | Leaving
 )
 
 TO_SERVER: TypeAlias = Prepare | Cut | Commit | Abort | Placed | Measure
@@ -265,6 +274,12 @@ KEYS: dict[type, bytes] = {
     Complete: b"!complete",
     Received: b"!received",
     ParkedDue: b"!due",
+    View: b"!view",
+    ViewClosed: b"!view-closed",
+    Marker: b"!marker",
+    HandedOff: b"!handed-off",
+    Closed: b"!closed",
+    Leaving: b"!leaving",
 }
 
 _KINDS = {key: kind for kind, key in KEYS.items()}

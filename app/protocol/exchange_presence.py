@@ -9,10 +9,11 @@ Which server session backs an exchange up is computed from the names alone, as f
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import TypeAlias, assert_never
 
-from app.protocol.backup_order import best_of
+from app.protocol.backup_order import score
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,10 @@ def _heard(presence: Presence, event: Heard) -> Step:
 def choose(exchange: bytes, servers: Collection[str], prefer: str = "") -> str:
     """The server session for an exchange: the preferred one if it is there, else the first of the backup order.
 
-    The order is that of :func:`app.protocol.backup_order.best_of`; a session's number is the first 8 bytes,
+    The best :func:`app.protocol.backup_order.score` wins; a session's number is the first 8 bytes,
     big-endian, of SHA-256 of its name (UTF-8). Empty if there is none.
     """
     if prefer in servers or not servers:
         return prefer if prefer in servers else ""
     numbers = {int.from_bytes(sha256(name.encode()).digest()[:8], "big"): name for name in servers}
-    return numbers[best_of(exchange, numbers)]
+    return numbers[max(numbers, key=partial(score, exchange))]

@@ -40,3 +40,40 @@ def route(tenant: str, session: str, home: int, view_up: AbstractSet[int]) -> in
         LocalProtocolError: no server is up.
     """
     return home if home in view_up else best_of(session_key(tenant, session), view_up)
+
+
+ROUTES_MAX = 50_000
+"""Sessions whose server is remembered under one view."""
+
+VIEWS_MAX = 2
+"""Views under which servers are remembered: while one follows another, both are asked for."""
+
+
+class Routes:
+    """:func:`route` with a memory of sessions whose home is down; what is remembered changes no answer.
+
+    Args:
+        capacity: sessions per view. What is full begins anew: a bound on memory, not a policy.
+    """
+
+    __slots__ = ("_by_view", "_capacity")
+
+    def __init__(self, capacity: int = ROUTES_MAX) -> None:
+        self._capacity = capacity
+        self._by_view: dict[AbstractSet[int], dict[tuple[str, str], int]] = {}
+
+    def route(self, tenant: str, session: str, home: int, view_up: frozenset[int]) -> int:
+        """As :func:`route`. With its home down, a session's server is the same wherever the home is."""
+        if home in view_up:
+            return home
+        known = self._by_view.get(view_up)
+        if known is None:
+            if len(self._by_view) >= VIEWS_MAX:
+                self._by_view.pop(next(iter(self._by_view)))
+            known = self._by_view[view_up] = {}
+        found = known.get((tenant, session))
+        if found is None:
+            if len(known) >= self._capacity:
+                known.clear()
+            found = known[tenant, session] = best_of(session_key(tenant, session), view_up)
+        return found

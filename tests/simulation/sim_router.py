@@ -12,7 +12,7 @@ from tests.simulation.log import Log, Place, PromiseError, Record
 
 
 class Router(Place):
-    TABLES = (placements.NAME, parked.NAME)
+    TABLES: tuple[str, ...] = (placements.NAME, parked.NAME)
     TOPICS = ("tasks", "commands", "delay")
     CAPACITY = 50
 

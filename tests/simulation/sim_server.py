@@ -85,14 +85,27 @@ class Server(Place):
         if known.frozen:
             return
         prefix = self.prefix(tenant, known.epoch)
+        self.take_up(tenant, prefix, [])
+
+    def take_up(self, tenant: str, prefix: bytes, known: list[str]) -> None:
+        """Fill the queues of the tenant's sessions that live here, less those that are known."""
+        opened: dict[str, Cell] = {}
         for key, row in self.rows[waiting_table.NAME].scan(prefix):
             _, session, found = waiting_table.decode(key, row)
-            cell = self.cell(tenant, session)
+            if session in known or not self.lives(tenant, session):
+                continue
+            cell = opened[session] = self.cell(tenant, session)
             cell.queue = (*cell.queue, found.waiting)
             cell.arrivals = found.waiting.arrival
             cell.entries[cell.arrivals] = Entry(found.partition, found.offset, found.task)
-        for cell in [cell for name, cell in self.cells.items() if name[0] == tenant and cell.queue]:
+        for cell in opened.values():
             self.follow(cell, sessions.step(cell.queue, Reopened()))
+
+    def lives(self, tenant: str, session: str) -> bool:
+        return True
+
+    def reads(self, topic: str) -> bool:
+        return self.behind(topic) > 0
 
     def before_seal(self) -> None:
         for cell in list(self.dirty.values()):
@@ -136,11 +149,7 @@ class Server(Place):
         where, _, offset = record.key.partition(b":")
         partition, at = int(where), int(offset)
         task = json.loads(record.value)
-        known = self.known(task["tenant"])
-        if known.frozen:
-            raise PromiseError(f"server {self.number} gets {task} behind the cut")
-        if known.home not in (None, self.number):
-            raise PromiseError(f"server {self.number} gets {task}, its home is {known.home}")
+        self.admits(task)
         cell = self.cell(task["tenant"], task["session"])
         if at <= cell.origins.get(partition, -1):
             raise PromiseError(f"server {self.number}: {task} came again, or late")
@@ -153,6 +162,13 @@ class Server(Place):
             self.follow(cell, sessions.step(cell.queue, Arrived(cell.arrivals)))
         else:
             self.end(cell, entry)
+
+    def admits(self, task: dict[str, Any]) -> None:
+        known = self.known(task["tenant"])
+        if known.frozen:
+            raise PromiseError(f"server {self.number} gets {task} behind the cut")
+        if known.home not in (None, self.number):
+            raise PromiseError(f"server {self.number} gets {task}, its home is {known.home}")
 
     def end(self, cell: Cell, entry: Entry) -> None:
         task = json.loads(entry.value)
@@ -215,6 +231,10 @@ class Server(Place):
             self.task(record)
             return f"performs {record.value.decode()}"
         said = control.decode_control(record.key, record.value)
+        self.obey(said)
+        return f"{said}"
+
+    def obey(self, said: control.Control) -> None:
         if isinstance(said, Wakeup):
             self.woken(said)
         elif isinstance(said, Measure):
@@ -222,7 +242,6 @@ class Server(Place):
         else:
             assert isinstance(said, control.Prepare | control.Cut | control.Commit | control.Abort | control.Placed)
             self.feed(said.tenant, said)
-        return f"{said}"
 
     def woken(self, wakeup: Wakeup) -> None:
         if not self.known(wakeup.tenant).frozen:
@@ -262,7 +281,7 @@ class Server(Place):
         return staging.Taken(chunk, rows, total, size)
 
     def feed(self, tenant: str, event: tenancy.Event) -> None:
-        decided = tenancy.step(self.known(tenant), event, tenant=tenant, server=self.number)
+        decided = tenancy.step(self.known(tenant), event, tenant=tenant, server=self.number, view=self.view_of(tenant))
         live = self.known(tenant).epoch
         for effect in decided.effects:
             if isinstance(effect, shipping.Freeze):
@@ -272,6 +291,9 @@ class Server(Place):
         self.store(tenant, decided.tenancy)
         for effect in decided.effects:
             self.perform(tenant, effect)
+
+    def view_of(self, tenant: str) -> int:
+        return 0
 
     def perform(self, tenant: str, effect: tenancy.Effect) -> None:
         match effect:

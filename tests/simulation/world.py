@@ -43,6 +43,7 @@ class Script:
     hangs: int = 0
     duplicates: int = 0
     timeout_ms: int = 10_000
+    repeats: tuple[str, ...] = ("work", "commands", "handoffs", "delay")
 
 
 class World:
@@ -110,10 +111,19 @@ class World:
             order["max_pause_ms"] = self.choose([None, None, 200])
             if not order["undo"]:
                 order["to"] = self.choose(range(self.servers))
+        order = self.moves(order)
         self.orders.append(order)
         value = json.dumps(order).encode()
         self.log.partition(("commands", self.router_of(tenant))).append(Record(tenant.encode(), value))
         return f"orders {order}"
+
+    def moves(self, order: dict[str, Any]) -> dict[str, Any]:
+        """What else a migration may be."""
+        return order
+
+    def more(self) -> list[Act]:
+        """What else may happen."""
+        return []
 
     def pass_time(self) -> str:
         self.now += self.choose([1, 5, 30])
@@ -130,7 +140,7 @@ class World:
         found = [
             (where, record)
             for where, records in self.log.records.items()
-            if where[0] != "tasks"
+            if where[0] in self.script.repeats
             for record in records
             if record is not None and record.key is not None and record.key[:1] == b"!" and record.header is None
         ]
@@ -158,7 +168,7 @@ class World:
         return [*steps, *(partial(router.release, tenant, 2) for tenant in releasing)]
 
     def server_steps(self, server: Server) -> list[Act]:
-        steps: list[Act] = [partial(server.take, topic) for topic in server.TOPICS if server.behind(topic)]
+        steps: list[Act] = [partial(server.take, topic) for topic in server.TOPICS if server.reads(topic)]
         steps += [partial(server.ship, tenant) for tenant in server.shipping_tenants()]
         steps += [partial(server.finish, name) for name in server.runs()]
         return [*steps, server.sweep] if server.sweeps() else steps
@@ -186,7 +196,7 @@ class World:
             options += [self.produce] * 2
         if self.left["moves"]:
             options.append(self.order)
-        options += [self.pass_time, self.truncate]
+        options += [self.pass_time, self.truncate, *self.more()]
         if self.left["duplicates"]:
             options.append(self.duplicate)
         options += [partial(self.work, place) for place in self.all] * 2

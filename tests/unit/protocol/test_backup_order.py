@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import LocalProtocolError
-from app.protocol.backup_order import backup_order, best_of, first_up
+from app.protocol.backup_order import backup_order, best_of, first_up, score
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden/backup_order.json"
@@ -89,6 +89,12 @@ def test_a_server_that_fails_moves_only_its_own_keys(key: bytes, servers: int, d
     before = backup_order(key, servers)
     after = first_up(key, servers, set(range(servers)) - {failed})
     assert after == (before[1] if before[0] == failed else before[0])
+
+
+@given(key=keys, servers=counts)
+def test_one_score_alone_is_the_one_among_all(key: bytes, servers: int) -> None:
+    by_score = sorted(range(servers), key=lambda server: score(key, server), reverse=True)
+    assert tuple(by_score) == backup_order(key, servers)
 
 
 def test_nobody_up_is_our_own_error() -> None:

@@ -13,9 +13,12 @@ from app.protocol.chunks import (
     WAITING,
     Chunk,
     Digest,
+    HandOff,
     Item,
     decode,
+    decode_hand_off,
     encode,
+    encode_hand_off,
     fingerprint,
     replaced,
     room,
@@ -125,3 +128,34 @@ def test_the_room_that_rows_take_is_no_less_than_they_do() -> None:
 
 def test_a_digest_is_a_value() -> None:
     assert Digest(1, 2) == Digest(1, 2)
+
+
+# -- hand-offs --------------------------------------------------------------------------------------------------------
+
+HAND_OFFS = st.builds(HandOff, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.lists(ITEMS, max_size=5).map(tuple))
+HAND_OFF = HandOff(7, 2, 1, 3, (Item("s", "acme\x000\0cart-7", b'{"v":1}'), Item("w", "acme\x000\0cart-7\x001", b"{}")))
+HAND_OFF_VALUE = (
+    b'{"v":1,"view":7,"router":2,"source":1,"chunk":3,'
+    b'"index":[["s","acme\\u00000\\u0000cart-7",7],["w","acme\\u00000\\u0000cart-7\\u00001",2]],"rows":[{"v":1},{}]}'
+)
+
+
+@settings(deadline=None)
+@given(HAND_OFFS)
+def test_a_hand_off_comes_back_with_every_byte(part: HandOff) -> None:
+    assert decode_hand_off(encode_hand_off(part)) == part
+
+
+def test_the_bytes_of_a_hand_off() -> None:
+    assert encode_hand_off(HAND_OFF) == HAND_OFF_VALUE
+
+
+@pytest.mark.parametrize("value", [None, b"", VALUE, HAND_OFF_VALUE[:-1], HAND_OFF_VALUE.replace(b":7,", b':"7",', 1)])
+def test_what_is_no_hand_off_is_refused(value: bytes | None) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode_hand_off(value)
+
+
+def test_a_hand_off_is_no_chunk() -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(HAND_OFF_VALUE)

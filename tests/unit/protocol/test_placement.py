@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.errors import LocalProtocolError
 from app.protocol.backup_order import backup_order
-from app.protocol.placement import home_of, route, session_key
+from app.protocol.placement import VIEWS_MAX, Routes, home_of, route, session_key
 
 SERVERS = 8
 names = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
@@ -62,3 +62,31 @@ def test_a_server_that_fails_moves_only_the_sessions_it_has(
 def test_no_server_up_is_our_own_error() -> None:
     with pytest.raises(LocalProtocolError):
         route("acme", "s", 3, frozenset())
+
+
+# -- with a memory ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(names, names, homes, views), max_size=30), st.integers(1, 3))
+def test_a_memory_of_any_size_changes_no_answer(
+    asked: list[tuple[str, str, int, frozenset[int]]], capacity: int
+) -> None:
+    routes = Routes(capacity)
+    for tenant, session, home, up in asked + asked:
+        assert routes.route(tenant, session, home, up) == route(tenant, session, home, up)
+
+
+def test_the_memory_is_bounded() -> None:
+    routes = Routes(capacity=10)
+    for view in range(2, 8):
+        up = frozenset(range(1, view))
+        for session in range(25):
+            routes.route("acme", str(session), 0, up)
+    assert len(routes._by_view) == VIEWS_MAX
+    assert all(len(known) <= 10 for known in routes._by_view.values())
+
+
+def test_a_session_whose_home_is_up_is_not_remembered() -> None:
+    routes = Routes()
+    assert routes.route("acme", "s", 3, frozenset({3, 4})) == 3
+    assert routes._by_view == {}
