@@ -55,7 +55,8 @@ def test_an_upload_survives_its_workers(workers: Workers, pair: list[Worker], tm
     upload.wait_until(6 * CHUNK)
     freeze_holder(workers, upload, SIZE)
     pushing.result(100)
-    assert upload.breaks >= 3
+    # The frozen worker may have joined again in time to take the chunk that waited for it.
+    assert upload.breaks in (2, 3)
     path = upload.path
     [status] = {ask(url, "HEAD", path).status for url in urls_of(workers)()}
     assert status == 200
