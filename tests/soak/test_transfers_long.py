@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.cluster import Workers, wait_for
 from tests.support.transfers import ask, create, in_background, patch
-from tests.support.uploads import MB, Upload, download, events, make_file
+from tests.support.uploads import MB, Upload, download, events, freeze_holder, make_file, miss_storage
 
 pytestmark = [pytest.mark.soak, pytest.mark.broker, pytest.mark.settings(lease=5, progress_interval=0.5)]
 
@@ -24,15 +24,21 @@ def urls_of(workers: Workers) -> Callable[[], list[str]]:
     return lambda: [worker.url for worker in workers.running if worker.url]
 
 
-def fail_storage(workers: Workers, upload: Upload) -> None:
-    """The directory of segments is gone until the upload has missed it."""
-    files = workers.directory / "state" / "files"
-    (files / "parts").rename(files / "aside")
-    (files / "parts").touch()
-    before = upload.breaks
-    wait_for(lambda: upload.breaks > before or upload.done.is_set(), 60, "the storage is missed")
-    (files / "parts").unlink()
-    (files / "aside").rename(files / "parts")
+def hurt(workers: Workers, upload: Upload, fault: str, beyond: int) -> None:
+    """One fault, while the upload goes on to ``beyond``."""
+    serving = next(worker for worker in workers.running if worker.url == upload.url)
+    other = next(worker for worker in workers.running if worker is not serving)
+    if fault == "storage":
+        miss_storage(workers, upload, beyond)
+        return
+    if fault == "freeze":
+        freeze_holder(workers, upload, beyond)
+        return
+    upload.allow(beyond)
+    victim = serving if fault == "serving" else other
+    victim.kill9()
+    upload.wait_until(beyond)
+    workers.start_ready(victim.name)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -42,26 +48,16 @@ def test_an_upload(workers: Workers, tmp_path: Path, seed: int) -> None:
     workers.start_ready("w1", "w2")
     wanted = make_file(tmp_path / "big", SIZE, seed)
     upload = Upload(tmp_path / "big", urls_of(workers), chunk=CHUNK, size=SIZE)
+    upload.allow(2 * CHUNK)
     pushing = in_background(lambda: upload.run(600))
-    faults = ["kill"] * 6 + ["freeze", "storage", "storage"]
+    faults = ["serving"] * 5 + ["owner", "freeze", "storage", "storage"]
     chance.shuffle(faults)
     for number, fault in enumerate(faults):
-        beyond = (number + 1) * SIZE // (len(faults) + 2)
-        wait_for(lambda at=beyond: upload.offset > at or upload.done.is_set(), 120, f"beyond {beyond}")  # type: ignore[misc]
-        if fault == "storage":
-            fail_storage(workers, upload)
-            continue
-        victim = chance.choice(workers.running)
-        if fault == "freeze":
-            victim.sigstop()
-            before = upload.offset
-            wait_for(lambda at=before: upload.offset > at or upload.done.is_set(), 60, "it goes on elsewhere")  # type: ignore[misc]
-            victim.sigcont()
-        else:
-            victim.kill9()
-            workers.start_ready(victim.name)
+        upload.wait_until((2 + 2 * number) * CHUNK)
+        hurt(workers, upload, fault, (4 + 2 * number) * CHUNK)
+    upload.allow(SIZE)
     pushing.result(600)
-    assert upload.path is not None
+    assert upload.breaks >= 7
     url = workers.running[0].url
     digest, _ = download([url], upload.path, SIZE, lambda offset: None, 120)
     assert digest == wanted

@@ -16,6 +16,7 @@ from tusclient.client import TusClient
 from tusclient.exceptions import TusCommunicationError
 
 from app.topics import Names
+from tests.support.cluster import Worker, Workers, wait_for
 
 MB: Final = 1 << 20
 
@@ -57,16 +58,42 @@ class Upload:
         self._urls = urls
         self._chunk = chunk
         self._size = size
-        self.path: str | None = None
+        self.path = ""
         self.offset = 0
         self.breaks = 0
         self.gap_s = 0.0
-        self.done = threading.Event()
+        self.url = ""
+        """Where it goes on now."""
+        self._gate = threading.Condition()
+        self._allowed = size
 
     @property
     def sent(self) -> int:
         """Bytes that were read to be sent."""
         return self._source.read_bytes
+
+    def allow(self, offset: int) -> None:
+        """Go on up to here, and stay there until more is allowed."""
+        with self._gate:
+            self._allowed = offset
+            self._gate.notify()
+
+    def wait_until(self, offset: int, timeout: float = 60) -> None:
+        """Wait until so much is confirmed."""
+        with self._gate:
+            reached = self._gate.wait_for(lambda: self.offset >= offset, timeout)
+        assert reached, f"at {self.offset}, not at {offset}, after {timeout:g} s"
+
+    def wait_for_a_break(self, breaks: int, timeout: float = 60) -> None:
+        """Wait until something has broken more than so often."""
+        with self._gate:
+            assert self._gate.wait_for(lambda: self.breaks > breaks, timeout), "nothing broke"
+
+    def _moved(self, offset: int) -> None:
+        with self._gate:
+            self.offset = offset
+            self._gate.notify_all()
+            self._gate.wait_for(lambda: self.offset < self._allowed or self.offset >= self._size)
 
     def run(self, timeout: float) -> None:
         """Push all of it; fails when the time is over."""
@@ -81,27 +108,28 @@ class Upload:
         while self.offset < self._size:
             assert time.monotonic() < deadline, f"at {self.offset} of {self._size} after {timeout:g} s"
             urls = self._urls()
-            url = urls[turn % len(urls)]
+            self.url = url = urls[turn % len(urls)]
             try:
                 uploader = self._uploader(url)
-                self.offset = uploader.offset
+                self._moved(uploader.offset)
                 while self.offset < self._size:
                     uploader.upload_chunk()
-                    self.offset = uploader.offset
+                    self._moved(uploader.offset)
                     if broken is not None:
                         self.gap_s, broken = max(self.gap_s, time.monotonic() - broken), None
             except (TusCommunicationError, requests.RequestException, OSError):
                 if broken is None:
-                    self.breaks += 1
                     broken = time.monotonic()
+                    with self._gate:
+                        self.breaks += 1
+                        self._gate.notify_all()
                 turn += 1
                 time.sleep(0.05)
-        self.done.set()
 
     def _uploader(self, url: str) -> Any:
         client = TusClient(f"{url}/files/")
         given = {"file_stream": self._source, "chunk_size": self._chunk}
-        if self.path is None:
+        if not self.path:
             made = client.uploader(**given)
             made.set_url(made.create_url())
             self.path = "/files/" + str(made.url).rpartition("/")[2]
@@ -148,3 +176,43 @@ def events(config: dict[str, str | int], namespace: str) -> list[dict[str, Any]]
         with suppress(Exception):
             consumer.close()
     return found
+
+
+def held_by(workers: Workers, path: str) -> str | None:
+    """Who services an upload, asked without disturbing it."""
+    name = path.rpartition("/")[2]
+    for worker in workers.running:
+        status, found = worker.get(f"/api/transfers/{name}")
+        if status == 200:
+            return str(found["worker"]) if found["worker"] else None
+    return None
+
+
+def miss_storage(workers: Workers, upload: Upload, beyond: int) -> None:
+    """Let the place of segments be gone until the upload has missed it; it is allowed to go on to ``beyond``."""
+    # Who has the lock has a file open. The next one who writes finds no place.
+    wait_for(lambda: held_by(workers, upload.path) is None, 30, "the lock is given back")
+    files, breaks = workers.directory / "state" / "files", upload.breaks
+    (files / "parts").rename(files / "aside")
+    (files / "parts").touch()
+    upload.allow(beyond)
+    upload.wait_for_a_break(breaks)
+    (files / "parts").unlink()
+    (files / "aside").rename(files / "parts")
+
+
+def freeze_holder(workers: Workers, upload: Upload, beyond: int) -> None:
+    """Freeze the worker that serves the upload until another one has fenced it; what it then still does is late."""
+    frozen = next(worker for worker in workers.running if worker.url == upload.url)
+    other = next(worker for worker in workers.running if worker is not frozen)
+    frozen.sigstop()
+    upload.allow(beyond)
+    wait_for(lambda: _asked(other, upload.path) == 200, 60, "another worker takes the upload over")
+    frozen.sigcont()
+
+
+def _asked(worker: Worker, path: str) -> int:
+    try:
+        return requests.head(worker.url + path, headers={"Tus-Resumable": "1.0.0"}, timeout=30).status_code
+    except requests.RequestException:
+        return 0
