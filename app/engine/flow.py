@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from app.engine.fetch import Batch, Chunk, Fetcher
-from app.engine.offsets import Partition, group_metadata
+from app.engine.offsets import Partition
 from app.engine.options import EngineOptions
 from app.engine.places import Place, Places, Resident
 from app.engine.producer import Answer, Sealed
 from app.engine.table import Rows
 from app.engine.unit_of_work import Committer, Submission, Unit
+from app.engine.wire import Member
 from app.errors import LocalProtocolError
 from app.protocol.unit import Tag
 
@@ -249,7 +250,7 @@ class Flow:
         options = self._options
         return Sealed(
             tag=Tag(options.name, options.incarnation, self._unit_number, released),
-            group_metadata=group_metadata(options.group, self.generation, self.member_id),
+            member=Member(options.group, self.generation, self.member_id),
             records=records,
             others=others,
             offsets=offsets,

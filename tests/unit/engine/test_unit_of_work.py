@@ -50,7 +50,8 @@ def failures() -> list[BaseException]:
 @pytest.fixture
 def committer(failures: list[BaseException]) -> Iterator[Committer]:
     """Its broker never answers."""
-    made = Committer(NOBODY, transactional_id="t", group="g", max_record_bytes=2**20, failed=failures.append)
+    client = {"bootstrap_servers": [NOBODY["bootstrap.servers"]]}
+    made = Committer(NOBODY, client=client, transactional_id="t", group="g", failed=failures.append)
     yield made
     made.stop()
 
