@@ -1,7 +1,10 @@
 """Transactions as the worker needs them: everything of a unit at once, with as few requests as there can be.
 
-    partitions ──▶ records of all partitions, a request per broker ──┐
-        └────────▶ group ──▶ offsets ────────────────────────────────┴──▶ end
+    partitions ──▶ group ──▶ records of all partitions, a request per broker ──┐
+                      └────▶ offsets ───────────────────────────────────────────┴──▶ end
+
+(The coordinator is busy for a moment with each of the first two; while it is, leaders cannot ask it whether records
+belong to a transaction, which they do for all, and refuse them for a while.)
 
 Until the end is asked for nothing can have been committed, whatever went wrong; from then on only the coordinator
 knows. In both cases the identity is given up: a new one ends what is open and fences every late request, so that no
@@ -16,9 +19,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka_errors
@@ -41,8 +44,8 @@ REQUEST_BYTES: Final = 16 * 2**20
 ACKNOWLEDGE_MS: Final = 5_000
 """How long a leader waits for its followers before it answers that they are not in time."""
 
-RETRY_S: Final = 0.05
-"""Between two attempts of a request that may succeed later."""
+RETRY_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1)
+"""Between attempts of a request that may succeed later; the last one stays."""
 
 ENDING_S: Final = 0.002
 """Between two questions whether the markers of the transaction before have been written."""
@@ -174,6 +177,8 @@ class Transactions:
             passing("before-changelog")
             if batches:
                 await self._register(identity, batches)
+            if offsets:
+                await self._register_group(identity, member.group)
             async with asyncio.TaskGroup() as together:
                 together.create_task(self._produce(batches))
                 together.create_task(self._commit_offsets(identity, offsets, metadata, member))
@@ -221,11 +226,12 @@ class Transactions:
         if not topics <= self._topics:
             self._topics |= topics
             await self._client.set_topics(self._topics)
+        pauses = _pauses()
         while any(self._client.cluster.partitions_for_topic(topic) is None for topic in topics):
             denied = topics & self._client.cluster.unauthorized_topics
             if denied:
                 raise kafka_errors.TopicAuthorizationFailedError(*denied)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(next(pauses))
             await self._client.force_metadata_update()
 
     async def _register(self, identity: Identity, partitions: Iterable[Partition]) -> None:
@@ -239,13 +245,15 @@ class Transactions:
             lambda answer: [code for _, entries in answer.errors for _, code in entries],
         )
 
+    async def _register_group(self, identity: Identity, group: str) -> None:
+        request = AddOffsetsToTxnRequest(self._id, identity.producer_id, identity.epoch, group)
+        await self._ask(request, CoordinationType.TRANSACTION, self._id, lambda answer: [answer.error_code])
+
     async def _commit_offsets(
         self, identity: Identity, offsets: Mapping[Partition, int], metadata: str, member: Member
     ) -> None:
         if not offsets:
             return
-        group = AddOffsetsToTxnRequest(self._id, identity.producer_id, identity.epoch, member.group)
-        await self._ask(group, CoordinationType.TRANSACTION, self._id, lambda answer: [answer.error_code])
         passing("before-offsets")
         by_topic: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for (topic, partition), offset in offsets.items():
@@ -260,6 +268,7 @@ class Transactions:
     async def _produce(self, batches: Mapping[Partition, Sequence[bytes]]) -> None:
         """Send all batches, those of a partition in order: one request per broker, and again until all are there."""
         left = {where: list(reversed(some)) for where, some in batches.items()}
+        pauses = _pauses()
         while left:
             requests = self._requests(left)
             answers = await asyncio.gather(*(self._send(node, parts) for node, parts in requests.items()))
@@ -273,7 +282,7 @@ class Transactions:
                     _check(code)
                     wrong = True
             if wrong:
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(next(pauses))
                 await self._client.force_metadata_update()
 
     def _requests(self, left: Mapping[Partition, Sequence[bytes]]) -> dict[int, dict[Partition, bytes]]:
@@ -306,6 +315,7 @@ class Transactions:
         Raises:
             KafkaError: it refuses for good.
         """
+        pauses = _pauses()
         while True:
             try:
                 node = self._coordinators.get(kind)
@@ -323,12 +333,16 @@ class Transactions:
                     raise
                 log.debug("%s: %r", type(request).__name__, error)
                 self._coordinators.pop(kind, None)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(next(pauses))
 
 
 async def _within(work: Awaitable[Value], timeout_s: float) -> Value:
     async with asyncio.timeout(timeout_s):
         return await work
+
+
+def _pauses() -> Iterator[float]:
+    return chain(RETRY_S, repeat(RETRY_S[-1]))
 
 
 def _by_topic(partitions: Iterable[Partition]) -> dict[str, list[int]]:
