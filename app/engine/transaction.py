@@ -140,7 +140,7 @@ class Transactions:
     def _run(self, work: Coroutine[Any, Any, Value], timeout_s: float) -> Value:
         if self._loop is None:
             loop = self._loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="transactions", daemon=True).start()
+            threading.Thread(target=_serve, args=(loop,), name="transactions", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(_within(work, timeout_s), self._loop).result()
 
     # -- in the thread of the connections -------------------------------------------------------------------------
@@ -334,6 +334,11 @@ class Transactions:
                 log.debug("%s: %r", type(request).__name__, error)
                 self._coordinators.pop(kind, None)
                 await asyncio.sleep(next(pauses))
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 async def _within(work: Awaitable[Value], timeout_s: float) -> Value:
