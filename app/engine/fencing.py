@@ -13,8 +13,8 @@ from aiokafka import errors as kafka_errors
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
+from app.engine.denied import denied
 from app.engine.producer import TRANSACTION_TIMEOUT_MS
-from app.errors import HoldfastError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def fence(client: Any, transactional_id: str) -> None:
         transactional_id: of a worker that is not in the group.
 
     Raises:
-        HoldfastError: the broker refuses for good, such as for want of a right.
+        ConfigurationError: the broker refuses for good, such as for want of a right.
     """
     coordinator = None
     while True:
@@ -58,7 +58,7 @@ async def fence(client: Any, transactional_id: str) -> None:
             # Somebody else has fenced the same id at the same time, which is as good.
             return
         except _FOR_GOOD as error:
-            raise HoldfastError(f"the broker does not let this worker fence {transactional_id}: {error}") from error
+            raise denied(f"use the transactional id {transactional_id}", str(error)) from error
         except (kafka_errors.KafkaError, AssertionError) as error:
             log.debug("fencing %s: %r", transactional_id, error)
             coordinator = None

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from app.engine.bounded import Bounded
 from app.engine.crashpoints import passing
+from app.engine.denied import DENIED, denied
 from app.engine.offsets import OffsetReader, Partition
 from app.errors import HoldfastError
 from app.protocol.unit import Outcome, Tag, outcome
@@ -119,6 +120,10 @@ class TransactionalProducer:
                 return
             except (KafkaException, TimeoutError) as error:
                 self._leave_behind(producer, error)
+                if isinstance(error, KafkaException) and error.args[0].code() in DENIED:
+                    raise denied(
+                        f"use the transactional id {self._config['transactional.id']}", _text(error)
+                    ) from error
                 if not told:
                     log.warning("the broker does not answer (%s); waiting for it", _text(error))
                     told = True

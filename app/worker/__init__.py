@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from app import handlers, topics
+from app import handlers, rights, topics
 from app.errors import HoldfastError
 from app.settings import Settings
 from app.worker.composition import Worker
@@ -40,7 +40,9 @@ def run(
     """
     try:
         worker = Worker(settings, name, handlers.load(settings.handlers))
-        topics.ensure(topics.connect(settings), settings)
+        admin = topics.connect(settings)
+        topics.ensure(admin, settings)
+        rights.require_worker(admin, settings)
         server = serve(worker)
         try:
             asyncio.run(worker.serve(server.start(), ready))
