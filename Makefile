@@ -73,6 +73,7 @@ lock: ## resolve the dependencies anew, with hashes
 	$(LOCK) pyproject.toml --group dev --constraint $(REQUIREMENTS)/runtime.txt --upgrade -o $(REQUIREMENTS)/dev.txt
 	$(LOCK) pyproject.toml --group bench --constraint $(REQUIREMENTS)/dev.txt --upgrade -o $(REQUIREMENTS)/bench.txt
 	grep -E '^uv==' $(REQUIREMENTS)/dev.txt | sed 's/ .*//' | $(LOCK) - -o $(REQUIREMENTS)/uv.txt
+	grep -E '^hatchling==' $(REQUIREMENTS)/dev.txt | sed 's/ .*//' | $(LOCK) - -o $(REQUIREMENTS)/build.txt
 
 clean: ## everything that can be made again, but not .venv and not .holdfast
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov
