@@ -6,6 +6,7 @@ code for them.
 Source: AsyncAPI 3.0.0; bindings of Kafka 0.5.0.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -246,13 +247,9 @@ def text() -> str:
     """The document as YAML."""
     import yaml  # Only who writes the document needs it.
 
-    class Plain(yaml.SafeDumper):
-        """Without anchors: each message can be read alone."""
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    return str(yaml.dump(document(), Dumper=Plain, sort_keys=False, allow_unicode=True, width=110))
+    # Copied by way of JSON, so that no two places share an object, which YAML would write as an anchor and an alias.
+    plain = json.loads(json.dumps(document()))
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110))
 
 
 if __name__ == "__main__":

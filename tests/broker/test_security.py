@@ -20,12 +20,12 @@ from app.settings import Settings
 from app.topics import Names, connect, ensure
 from tests.support.broker import OwnBrokers
 from tests.support.cluster import Workers
-from tests.support.secured import Authority, Secured, start_secured
+from tests.support.secured import Authority, Secured, certified_config, start_secured
 
 pytestmark = pytest.mark.broker
 
 NAMES = Names("shop")
-SMALL = {"servers": 2, "routers": 2}
+SMALL: dict[str, Any] = {"servers": 2, "routers": 2}
 COMMAND_S = 60
 
 
@@ -151,6 +151,36 @@ def test_a_wrong_login_is_one_clear_line(secured: Secured, operator: dict[str, A
         assert process.returncode == 2, f"{command}: {out}{error}"
         [line] = [line for line in error.splitlines() if "INFO" not in line]
         assert said in line
+
+
+def test_the_mechanism_plain_works_too(secured: Secured) -> None:
+    login = {"security_protocol": "SASL_SSL", "ssl_ca_location": str(secured.ca)}
+    login |= {"sasl_mechanism": "PLAIN", "sasl_username": "plain", "sasl_password": "plain secret"}
+    settings = Settings(bootstrap=secured.kafka.bootstrap, **login)  # type: ignore[arg-type]
+    assert connect(settings).list_topics(timeout=10).brokers
+
+
+def test_certificates_are_a_login(own_broker: OwnBrokers, tmp_path: Path) -> None:
+    authority = Authority("holdfast test")
+    kafka = own_broker(config=certified_config(authority))
+    kafka.start()
+    chain, key = authority.issue("worker", "secret of the key")
+    (tmp_path / "worker.pem").write_text(chain)
+    (tmp_path / "worker.key").write_text(key)
+    trust = {"security_protocol": "SSL", "ssl_ca_location": str(authority.write(tmp_path / "ca.pem"))}
+    own = {
+        "ssl_certificate_location": str(tmp_path / "worker.pem"),
+        "ssl_key_location": str(tmp_path / "worker.key"),
+        "ssl_key_password": "secret of the key",
+    }
+    with Workers(kafka.bootstrap, "shop", tmp_path / "workers", **SMALL, **trust, **own) as workers:
+        workers.topics()
+        workers.start_ready("w1")
+        with Client(kafka.bootstrap, "shop", **trust, **own) as client:
+            task = client.send("acme", "cart-7", "cart.add", {"count": 2})
+            assert client.result(task, timeout=30).result == {"items": 2}
+    with pytest.raises(ConfigurationError, match="no secure connection"):
+        Client(kafka.bootstrap, "shop", **trust)
 
 
 def test_a_plain_client_is_told_of_the_protocol(

@@ -7,18 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka.admin import (
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
-)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+from confluent_kafka.admin._scram import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,16 +39,21 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.certificate = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(True, 0))
 
-    def issue(self, name: str) -> tuple[str, str]:
-        """Return a certificate for 127.0.0.1 and its key, both as PEM."""
+    def issue(self, name: str, password: str = "") -> tuple[str, str]:
+        """Return a certificate for 127.0.0.1 and its key, both as PEM; the key encrypted if there is a password."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        return _pem(self._sign(subject, key.public_key(), address)), _secret_pem(key)
+        return _pem(self._sign(subject, key.public_key(), address)), _secret_pem(key, password)
+
+    @property
+    def pem(self) -> str:
+        """The authority's own certificate."""
+        return _pem(self.certificate)
 
     def write(self, path: Path) -> Path:
         """Write the authority's own certificate, which is what clients trust."""
-        path.write_text(_pem(self.certificate))
+        path.write_text(self.pem)
         return path
 
     def _sign(
@@ -78,10 +75,11 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _secret_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
+def _secret_pem(key: ec.EllipticCurvePrivateKey, password: str) -> str:
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password:
+        encryption = serialization.BestAvailableEncryption(password.encode())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ class Secured:
                 binding.name,
                 binding.resource_pattern_type,
                 binding.principal,
-                None,
+                binding.host,
                 binding.operation,
                 AclPermissionType.ANY,
             )
@@ -164,6 +162,20 @@ def secured_config(authority: Authority) -> Mapping[str, str]:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         # Who comes over the plain listeners: the broker itself, and the test's administrator.
         "super.users": "User:ANONYMOUS",
+    }
+
+
+def certified_config(authority: Authority) -> Mapping[str, str]:
+    """Broker properties for TLS that lets in only who has a certificate of the authority."""
+    chain, key = authority.issue("broker")
+    return {
+        "listener.security.protocol.map": "CLIENT:SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.name.client.ssl.client.auth": "required",
+        "listener.name.client.ssl.keystore.type": "PEM",
+        "listener.name.client.ssl.keystore.certificate.chain": chain,
+        "listener.name.client.ssl.keystore.key": key,
+        "listener.name.client.ssl.truststore.type": "PEM",
+        "listener.name.client.ssl.truststore.certificates": authority.pem,
     }
 
 
