@@ -52,7 +52,8 @@ def unreachable(settings: Settings, detail: str) -> HoldfastError:
         text = " ".join(error.str().split())
         if error.code() == KafkaError._AUTHENTICATION:
             return ConfigurationError(f"the brokers at {bootstrap} refuse the login ({text}): {_LOGIN}")
-        if error.code() == KafkaError._SSL or "SSL handshake failed" in text:
+        # With TLS 1.3 a client learns after its handshake that its certificate was not taken.
+        if error.code() == KafkaError._SSL or "SSL handshake failed" in text or "SSL alert" in text:
             return ConfigurationError(f"no secure connection to the brokers at {bootstrap} ({text}): {_CIPHER}")
     # Librdkafka says nothing about a connection that was closed without a word, as TLS listeners close plain ones.
     if [error.code() for error in heard] == [KafkaError._ALL_BROKERS_DOWN]:

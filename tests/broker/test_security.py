@@ -15,6 +15,7 @@ import pytest
 from app import rights
 from app.cli import main
 from app.client import Client
+from app.errors import ConfigurationError
 from app.rights import Right
 from app.settings import Settings
 from app.topics import Names, connect, ensure

@@ -161,7 +161,6 @@ def test_what_compose_mounts_is_in_the_repository() -> None:
         if volume.startswith(".")
     ]
     assert mounts
-    # Directories of the console's work come with it; everything else is there.
     assert [path for path in mounts if not (COMPOSE / path).exists()] == []
     scraped = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]
     assert scraped["targets"] == ["w1:8080", "w2:8080", "w3:8080"]
