@@ -155,9 +155,9 @@ def test_a_wrong_login_is_one_clear_line(secured: Secured, operator: dict[str, A
 
 
 def test_the_mechanism_plain_works_too(secured: Secured) -> None:
-    login = {"security_protocol": "SASL_SSL", "ssl_ca_location": str(secured.ca)}
+    login: dict[str, Any] = {"security_protocol": "SASL_SSL", "ssl_ca_location": str(secured.ca)}
     login |= {"sasl_mechanism": "PLAIN", "sasl_username": "plain", "sasl_password": "plain secret"}
-    settings = Settings(bootstrap=secured.kafka.bootstrap, **login)  # type: ignore[arg-type]
+    settings = Settings(bootstrap=secured.kafka.bootstrap, **login)
     assert connect(settings).list_topics(timeout=10).brokers
 
 
@@ -168,8 +168,8 @@ def test_certificates_are_a_login(own_broker: OwnBrokers, tmp_path: Path) -> Non
     chain, key = authority.issue("worker", "secret of the key")
     (tmp_path / "worker.pem").write_text(chain)
     (tmp_path / "worker.key").write_text(key)
-    trust = {"security_protocol": "SSL", "ssl_ca_location": str(authority.write(tmp_path / "ca.pem"))}
-    own = {
+    trust: dict[str, Any] = {"security_protocol": "SSL", "ssl_ca_location": str(authority.write(tmp_path / "ca.pem"))}
+    own: dict[str, Any] = {
         "ssl_certificate_location": str(tmp_path / "worker.pem"),
         "ssl_key_location": str(tmp_path / "worker.key"),
         "ssl_key_password": "secret of the key",
