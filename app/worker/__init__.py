@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from app import handlers, topics
+from app import handlers, rights, topics
 from app.errors import HoldfastError
 from app.settings import Settings
 from app.worker.composition import Worker
@@ -46,7 +46,9 @@ def run(
     sys.setswitchinterval(SWITCH_S)
     try:
         worker = Worker(settings, name, handlers.load(settings.handlers))
-        topics.ensure(topics.connect(settings), settings)
+        admin = topics.connect(settings)
+        topics.ensure(admin, settings)
+        rights.require_worker(admin, settings)
         server = serve(worker)
         try:
             asyncio.run(worker.serve(server.start(), ready))
