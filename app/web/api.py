@@ -41,8 +41,8 @@ HERE: Final = "here"
 WAIT_MAX_S: Final = 3600.0
 _BODY_SLACK: Final = 64 * 1024
 
-Metrics = Callable[[], tuple[bytes, str]]
-"""Return the text of ``/metrics`` and its content type."""
+Metrics = Callable[[str], tuple[bytes, str]]
+"""Takes the header `Accept`, returns the text of ``/metrics`` and its content type."""
 
 
 class Api:
@@ -93,11 +93,14 @@ class Api:
     async def _readyz(self, _request: web.Request) -> web.Response:
         return _verdict(*self._view.ready())
 
-    async def _metrics_text(self, _request: web.Request) -> web.Response:
+    async def _metrics_text(self, request: web.Request) -> web.Response:
         if self._metrics is None:
             raise ProblemError(404, "not-found", "this worker keeps no metrics")
-        text, kind = self._metrics()
-        return web.Response(body=text, headers={"Content-Type": kind})
+        # In a thread: with many places it takes some milliseconds.
+        text, kind = await asyncio.to_thread(self._metrics, request.headers.get("Accept", ""))
+        response = web.Response(body=text, headers={"Content-Type": kind})
+        response.enable_compression()
+        return response
 
     async def _status(self, request: web.Request) -> web.Response:
         """What is counted by place is asked of every worker; who does not answer in time counts nothing."""
