@@ -192,12 +192,13 @@ def test_a_token_guards_all_but_health_and_readiness(serve: Serve) -> None:
 
 
 def test_metrics_come_from_the_hook() -> None:
-    server = WebServer(
-        FakeView(), Settings(), gateway=FakeGateway(), metrics=lambda: (b"holdfast_up 1\n", "text/plain")
-    )
+    def metrics(accept: str) -> tuple[bytes, str]:
+        return f"asked for {accept}\n".encode(), "text/plain"
+
+    server = WebServer(FakeView(), Settings(), gateway=FakeGateway(), metrics=metrics)
     url = server.start()
     try:
-        assert ask(f"{url}/metrics").body == b"holdfast_up 1\n"
+        assert ask(f"{url}/metrics", headers={"Accept": "text/x"}).body == b"asked for text/x\n"
     finally:
         server.stop()
 
