@@ -25,6 +25,7 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
+from app.observe.traces import joined
 from app.records import Task, valid_name
 from app.settings import Settings
 from app.web.answers import ProblemError, answer, bearer, errors_as_json, seconds
@@ -155,9 +156,10 @@ class Api:
         wait = seconds(request, "wait", largest=WAIT_MAX_S)
         task = _parse(await request.read())
         try:
-            if wait is None:
-                return answer((await self._gateway.publish(task))._asdict(), status=202)
-            sent, result = await self._gateway.perform(task, wait)
+            with joined(self._settings, request.headers):
+                if wait is None:
+                    return answer((await self._gateway.publish(task))._asdict(), status=202)
+                sent, result = await self._gateway.perform(task, wait)
         except ValueError as error:
             raise ProblemError(413, "too-large", str(error)) from error
         if result is None:

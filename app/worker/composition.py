@@ -28,7 +28,7 @@ from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.storage import open_storage
-from app.worker import exchange_view, health, tenants
+from app.worker import exchange_view, health, tenants, tracing
 from app.worker import transfers as transfers_here
 from app.worker.exchange_backup import BackupLag
 from app.worker.figures import Figures
@@ -112,6 +112,7 @@ class Worker:
             consumer = app.consumer
             assert isinstance(consumer, EngineConsumer)
             engine.flow.deliver = consumer.deliver
+            tracing.follow(engine.flow, self.settings, self.name)
             await consumer.serve({topic: kind.count for kind in engine.options.kinds for topic in kind.topics})
             await engine.run()
         finally:
