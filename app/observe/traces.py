@@ -39,7 +39,7 @@ def tracer(settings: Settings, service: str, instance: str) -> Any:
     return provider.get_tracer("holdfast")
 
 
-def inject(settings: Settings) -> list[tuple[str, bytes]] | None:
+def inject(settings: Settings) -> list[tuple[str, str | bytes | None]] | None:
     """The headers that carry the trace which the caller is in; None if there is none, or traces are off."""
     if not settings.traces:
         return None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
@@ -30,17 +31,21 @@ def traced(workers: Workers, collector: Collector) -> Settings:
     return Settings(bootstrap=bootstrap, namespace=workers.namespace, traces=collector.url)
 
 
-def headers_in(workers: Workers, topic: str) -> list[dict[str, bytes]]:
-    """The headers of every record of a topic, partition by partition."""
-    group = f"{workers.namespace}.reader"
+def headers_in(workers: Workers, topic: str) -> list[dict[str, Any]]:
+    """The headers of every record of a topic."""
+    group, name = f"{workers.namespace}.reader", f"{workers.namespace}.{topic}"
     consumer = Consumer({**workers.config, "group.id": group, "enable.partition.eof": True})
     try:
-        name = f"{workers.namespace}.{topic}"
-        found = []
-        for number in range(len(consumer.list_topics(name, timeout=10).topics[name].partitions)):
-            consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING)])
-            while (message := consumer.poll(10.0)) is not None and message.error() is None:
+        numbers = consumer.list_topics(name, timeout=10).topics[name].partitions
+        consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in numbers])
+        found, ended = [], set[int]()
+        while ended < set(numbers):
+            message = consumer.poll(10.0)
+            assert message is not None, f"{topic} does not end"
+            if message.error() is None:
                 found.append(dict(message.headers() or ()))
+            else:
+                ended.add(message.partition() or 0)
         return found
     finally:
         consumer.close()
