@@ -36,7 +36,7 @@ def worker(shell: Shell, name: str, port: int | None, ready_fd: int | None, life
 
     def serve(made: Worker) -> WebServer:
         files = Files(made.transfers, made.storage, settings)
-        return WebServer(made, settings, metrics=made.figures.read, files=files)
+        return WebServer(made, settings, metrics=made.figures, files=files)
 
     return run(settings, name, serve=serve, ready=_report(shell, name, ready_fd))
 

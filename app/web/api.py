@@ -7,8 +7,13 @@
 ``GET /api/tenants``                      tenants that have sessions or were ever moved
 ``GET /api/tenants/{tenant}``             answered by the worker that hosts the tenant's router
 ``GET /api/sessions/{tenant}/{session}``  answered by the worker that hosts the session's server
+``GET /api/servers[/{n}]``                the servers as in the status
 ``GET /api/exchanges[/{exchange}]``        see :mod:`app.web.exchanges`
+``GET /api/events``, ``/api/live``         server-sent events, see :mod:`app.web.live`
+``GET /api/figures``                       a few numbers of the asked worker, for the console
+``POST /api/commands``                     202 and the command's id, see :mod:`app.web.orders`
 ``POST /api/tasks[?wait=S]``              202 and the task's place; with ``wait`` 200 and the result, or 504
+``GET /``                                  the console
 ========================================  ===================================================================
 
 Errors are ``{"error": word, "message": line}``.
@@ -16,8 +21,8 @@ Errors are ``{"error": word, "message": line}``.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 import aiohttp
@@ -29,9 +34,12 @@ from app.observe.traces import joined
 from app.records import Task, valid_name
 from app.settings import Settings
 from app.web.answers import ProblemError, answer, bearer, errors_as_json, seconds
+from app.web.console import Console, unless_console
 from app.web.exchanges import Exchanges
 from app.web.gateway import Gateway
-from app.web.peers import FORWARD_TIMEOUT, Peers
+from app.web.live import Live
+from app.web.orders import Desk, KafkaDesk, Orders
+from app.web.peers import FORWARD_TIMEOUT, Peers, authorization
 from app.web.view import ClusterView
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -42,8 +50,15 @@ HERE: Final = "here"
 WAIT_MAX_S: Final = 3600.0
 _BODY_SLACK: Final = 64 * 1024
 
-Metrics = Callable[[str], tuple[bytes, str]]
-"""Takes the header `Accept`, returns the text of ``/metrics`` and its content type."""
+
+class Metrics(Protocol):
+    """What a worker counts."""
+
+    def read(self, accept: str) -> tuple[bytes, str]:
+        """The text of ``/metrics`` in the form that the header `Accept` asks for, and its content type."""
+
+    def brief(self) -> dict[str, Any]:
+        """A few numbers for the console."""
 
 
 class Api:
@@ -54,20 +69,30 @@ class Api:
         settings: for the token and for sizes.
         gateway: where tasks go.
         metrics: None answers 404.
+        desk: where commands go; default: to Kafka.
     """
 
-    def __init__(self, view: ClusterView, settings: Settings, gateway: Gateway, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        view: ClusterView,
+        settings: Settings,
+        gateway: Gateway,
+        metrics: Metrics | None = None,
+        desk: Desk | None = None,
+    ) -> None:
         self._view = view
         self._settings = settings
         self._gateway = gateway
         self._metrics = metrics
+        self._orders = Orders(desk or KafkaDesk(settings))
+        self._token = settings.token.get_secret_value()
         self._peers: Peers
         self._connected: aiohttp.ClientSession
 
     def application(self) -> web.Application:
         """Return the application, ready to be served."""
         application = web.Application(
-            middlewares=[errors_as_json, bearer(self._settings.token.get_secret_value())],
+            middlewares=[errors_as_json, unless_console(bearer(self._token))],
             client_max_size=self._settings.max_record_bytes + _BODY_SLACK,
         )
         application.router.add_get("/healthz", self._healthz)
@@ -78,6 +103,12 @@ class Api:
         application.router.add_get("/api/tenants/{tenant}", self._tenant)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
+        application.router.add_get("/api/servers", self._servers)
+        application.router.add_get("/api/servers/{server}", self._server)
+        application.router.add_get("/api/figures", self._figures)
+        self._orders.add_to(application)
+        Live(self._settings, self._everything).add_to(application)
+        Console(self._token).add_to(application.router)
         Exchanges(self._view, lambda: self._connected).add_to(application.router)
         application.cleanup_ctx.append(self._connections)
         return application
@@ -98,19 +129,42 @@ class Api:
         if self._metrics is None:
             raise ProblemError(404, "not-found", "this worker keeps no metrics")
         # In a thread: with many places it takes some milliseconds.
-        text, kind = await asyncio.to_thread(self._metrics, request.headers.get("Accept", ""))
+        text, kind = await asyncio.to_thread(self._metrics.read, request.headers.get("Accept", ""))
         response = web.Response(body=text, headers={"Content-Type": kind})
         response.enable_compression()
         return response
 
     async def _status(self, request: web.Request) -> web.Response:
         """What is counted by place is asked of every worker; who does not answer in time counts nothing."""
-        status = self._view.status()
-        for other in await self._ask_others(request, "/api/status"):
-            status["migrations"] = [*status.get("migrations", []), *other.get("migrations", [])]
-            for field in ("parked", "waiting"):
-                status[field] = status.get(field, 0) + other.get(field, 0)
-        return answer(status)
+        return answer(_merged(self._view.status(), await self._ask_others(request, "/api/status")))
+
+    async def _servers(self, request: web.Request) -> web.Response:
+        return answer({"servers": self._view.status()["servers"]})
+
+    async def _server(self, request: web.Request) -> web.Response:
+        found = {str(entry["server"]): entry for entry in self._view.status()["servers"]}
+        number = request.match_info["server"]
+        if number not in found:
+            text = f"there is no server {number!r}: there are {len(found)}, numbered from 0"
+            raise ProblemError(404, "unknown-server", text)
+        return answer(found[number])
+
+    async def _figures(self, _request: web.Request) -> web.Response:
+        return answer(self._brief())
+
+    def _brief(self) -> dict[str, Any]:
+        counted = self._metrics.brief() if self._metrics is not None else {}
+        return {"worker": self._view.name, "ready": self._view.ready()[0], **counted}
+
+    async def _everything(self) -> dict[str, Any]:
+        """The cluster and what its workers count, for those who watch; asked in this worker's own name."""
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        others = self._view.others()
+        statuses, figures = await asyncio.gather(
+            self._peers.all(headers, others, f"/api/status?{HERE}=1"), self._peers.all(headers, others, "/api/figures")
+        )
+        status = _merged(self._view.status(), statuses)
+        return {"told_by": self._view.name, "status": status, "figures": [self._brief(), *figures]}
 
     async def _tenants(self, request: web.Request) -> web.Response:
         found: dict[str, Any] = {}
@@ -127,7 +181,7 @@ class Api:
     async def _ask_others(self, request: web.Request, path: str) -> list[dict[str, Any]]:
         if HERE in request.query:
             return []
-        return await self._peers.all(request, self._view.others(), f"{path}?{HERE}=1")
+        return await self._peers.all(authorization(request), self._view.others(), f"{path}?{HERE}=1")
 
     async def _tenant(self, request: web.Request) -> web.Response:
         tenant = _name(request, "tenant")
@@ -166,6 +220,15 @@ class Api:
             message = f"no result within {wait:g} s; the task is on its way"
             raise ProblemError(504, "timeout", message, **sent._asdict())
         return answer(result.model_dump(mode="json"))
+
+
+def _merged(status: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is counted by place, added up; a worker that is not ready says so itself."""
+    for other in others:
+        status["migrations"] = [*status.get("migrations", []), *other.get("migrations", [])]
+        for field in ("parked", "waiting"):
+            status[field] = status.get(field, 0) + other.get(field, 0)
+    return status
 
 
 def _verdict(good: bool, reason: str) -> web.Response:

@@ -61,6 +61,21 @@ class Figures(Collector):
         encode, kind = choose_encoder(accept)
         return encode(self._registry), kind
 
+    def brief(self) -> dict[str, Any]:
+        """What a console draws of this worker: counts since its start, and how long ago that was."""
+        engine = self._engine()
+        if engine is None:
+            return {}
+        tally = engine.flow.tally
+        results = tally.written.get(self._names.results, 0)
+        return {
+            "results": results,
+            "failed": tally.failed_tasks,
+            "dead_letters": sum(self.happenings.dead_letters.copy().values()),
+            "units": tally.units.get("committed", 0),
+            "uptime_s": round(time.time() - engine.options.incarnation / 1000, 1),
+        }
+
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry is this worker's own, and names cannot collide in it."""
         return ()
