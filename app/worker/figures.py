@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from agents.exchanges import Manager
 from agents.router import RouterContext
+from agents.server import Server
 from agents.transfers import Owner
 from app.engine.engine import Engine
 from app.engine.tally import Histogram, Tally
@@ -68,12 +69,15 @@ class Figures(Collector):
             return {}
         tally = engine.flow.tally
         results = tally.written.get(self._names.results, 0)
+        transfers, exchanges = _open(engine)
         return {
             "results": results,
             "failed": tally.failed_tasks,
             "dead_letters": sum(self.happenings.dead_letters.copy().values()),
             "units": tally.units.get("committed", 0),
-            "uptime_s": round(time.time() - engine.options.incarnation / 1000, 1),
+            "transfers": transfers,
+            "exchanges": exchanges,
+            "uptime_s": round(time.time() - engine.options.incarnation / 1000, 3),
         }
 
     def describe(self) -> Iterable[Metric]:
@@ -147,15 +151,10 @@ class Figures(Collector):
         yield _family("migrations", moving)
         yield _family("parked_tasks", {_ONE: status["parked"]})
         waiting: dict[tuple[str, ...], float] = {}
-        transfers = exchanges = 0
         for place in engine.places.running():
-            resident = place.resident
-            if isinstance(resident, Owner):
-                transfers += resident.unfinished
-            elif isinstance(resident, Manager):
-                exchanges += resident.open_count
-            elif place.kind.name == "server" and resident is not None:
-                waiting[str(place.number),] = resident.waiting_count()  # type: ignore[attr-defined]
+            if isinstance(place.resident, Server):
+                waiting[str(place.number),] = place.resident.waiting_count()
+        transfers, exchanges = _open(engine)
         yield _family("waiting_tasks", waiting)
         yield _family("transfers_open", {_ONE: transfers})
         yield _family("exchanges_open", {_ONE: exchanges})
@@ -189,6 +188,13 @@ class Figures(Collector):
             if all_of or name != "(emitted)":
                 found[name,] = found.get((name,), 0) + count
         return found
+
+
+def _open(engine: Engine) -> tuple[int, int]:
+    """Transfers that are not whole and exchanges that are not over, of the places that are served here."""
+    residents = [place.resident for place in engine.places.running()]
+    transfers = sum(one.unfinished for one in residents if isinstance(one, Owner))
+    return transfers, sum(one.open_count for one in residents if isinstance(one, Manager))
 
 
 def _by_one(counted: Mapping[str, float]) -> Samples:

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { bytes, clock, count, list } from "./format.js";
-import { badge, bar, empty, eventList, section, serverLink, table, tenantLink } from "./parts.js";
+import { badge, bar, eventList, fileName, section, serverLink, table, tenantLink } from "./parts.js";
 import { store } from "./store.js";
 
 const SHOWN_MAX = 300;
@@ -62,11 +62,12 @@ export function transfers(use, redraw) {
     title("Transfers", entry.data ? all.length : null),
     filter("transfers", "Filter by connection, state, worker or tenant", redraw), problem(entry),
     h("section", { class: "card flush" }, table("Transfers",
-      [{ title: "Connection" }, { title: "State" }, { title: "Progress" }, { title: "Size", number: true }, { title: "Worker" }, { title: "Instance", number: true }],
+      [{ title: "Connection" }, { title: "State" }, { title: "Progress" }, { title: "Size", number: true }, { title: "Worker" }],
       rows.slice(0, SHOWN_MAX).map((one) => ({ key: one.connection, cells: [
-        h("span", { class: "name" }, one.connection), badge(TRANSFER_TONES[one.state] || "outline", one.reason ? `${one.state}: ${one.reason}` : one.state),
+        fileName(one.metadata) ? h("span", null, h("span", { class: "name" }, fileName(one.metadata)), h("span", { class: "id" }, one.connection)) : h("span", { class: "name" }, one.connection),
+        badge(TRANSFER_TONES[one.state] || "outline", one.reason ? `${one.state}: ${one.reason}` : one.state),
         h("span", { class: "progress" }, bar(one.size ? one.offset / one.size : one.state === "done" ? 1 : 0, `progress of ${one.connection}`), h("small", null, one.size ? `${Math.floor((100 * one.offset) / one.size)} %` : bytes(one.offset))),
-        bytes(one.size), one.worker || "–", one.instance] })),
+        bytes(one.size), one.worker || "–"] })),
       entry.data ? (all.length ? "None matches." : "There are no transfers. Begin one: holdfast transfer put FILE ID") : "Looking …")),
     cut(rows, all.length),
   ];
@@ -88,8 +89,8 @@ export function exchanges(use, redraw) {
       entry.data ? (all.length ? "None matches." : "There are no exchanges.") : "Looking …")),
     cut(rows, all.length),
     section("Managers", null, table("Managers",
-      [{ title: "Manager", number: true }, { title: "Host" }, { title: "Backups" }, { title: "Backup behind", number: true }],
-      managers.map((one) => ({ key: one.manager, cells: [one.manager, one.worker || badge("bad", "nobody"), list(one.backups), one.backup_lag_ms === null ? "–" : `${count(one.backup_lag_ms)} ms`] })), "Looking …")),
+      [{ title: "Manager" }, { title: "Host" }, { title: "Backups" }, { title: "Backup behind", number: true }],
+      managers.map((one) => ({ key: one.manager, cells: [`manager ${one.manager}`, one.worker || badge("bad", "nobody"), list(one.backups), one.backup_lag_ms === null ? "–" : `${count(one.backup_lag_ms)} ms`] })), "Looking …")),
   ];
 }
 

@@ -162,8 +162,8 @@ function drawTheme(name) {
   else document.documentElement.dataset.theme = name;
   theme.setAttribute("aria-label", `Colours: ${name}`);
   theme.title = `Colours: ${name}`;
-  const shape = { auto: "M12 3a9 9 0 1 0 0 18Z M12 3a9 9 0 0 1 0 18", light: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8Z M12 2v2 M12 20v2 M2 12h2 M20 12h2 M5 5l1.4 1.4 M17.6 17.6 19 19 M5 19l1.4-1.4 M17.6 6.4 19 5", dark: "M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z" }[name];
-  patch(theme, [h("svg", { viewBox: "0 0 24 24", "aria-hidden": "true", class: name }, h("path", { d: shape }))]);
+  const shape = { auto: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18Z", light: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8Z M12 2v2 M12 20v2 M2 12h2 M20 12h2 M5 5l1.4 1.4 M17.6 17.6 19 19 M5 19l1.4-1.4 M17.6 6.4 19 5", dark: "M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z" }[name];
+  patch(theme, [h("svg", { viewBox: "0 0 24 24", "aria-hidden": "true", class: name }, h("path", { d: shape }), name === "auto" ? h("path", { class: "half", d: "M12 3a9 9 0 0 1 0 18Z" }) : null)]);
 }
 
 theme.addEventListener("click", () => {

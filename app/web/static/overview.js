@@ -6,6 +6,9 @@ import { badge, empty, eventList, phases, section, sparkline, tenantLink, tile }
 import { store, viewChange } from "./store.js";
 import { abort } from "./actions.js";
 
+// They are drawn above while they matter.
+const STEPS = new Set(["migration-phase", "marker-published", "marker-reached"]);
+
 function stat(name, value, { tone = "", note = "", wide = null, href = null } = {}) {
   return h("div", { class: `stat ${tone} ${wide ? "wide" : ""}`, key: `stat-${name}` },
     h("span", { class: "label" }, href ? h("a", { href }, name) : name), h("strong", null, value), note ? h("small", null, note) : null, wide);
@@ -24,7 +27,7 @@ function stats(status, figures) {
     stat("Servers up", `${status.servers.length - down}/${status.servers.length}`, { tone: down || hosted < status.servers.length ? "warn" : "", note: hosted < status.servers.length ? `${status.servers.length - hosted} without a host` : `view ${status.view}` }),
     stat("Behind", count(behind), { tone: behind > 10000 ? "warn" : "", note: "tasks to do" }),
     stat("Waiting", count(status.waiting), { note: "running or to retry" }),
-    stat("Parked", count(status.parked), { tone: status.parked ? "move" : "", note: `${count(status.moving ?? status.migrations.length)} tenants move` }));
+    stat("Parked", count(status.parked), { tone: status.parked ? "move" : "", note: status.moving === 1 ? "1 tenant moves" : `${count(status.moving ?? 0)} tenants move` }));
 }
 
 function workerCard(worker, status, figures) {
@@ -72,6 +75,15 @@ function viewPanel(status) {
     })));
 }
 
+function others(figures) {
+  const sum = (name) => figures.reduce((all, one) => all + (one[name] || 0), 0);
+  const card = (title, href, amount, what) => h(href ? "a" : "div", { class: "card other", href, key: `other-${title}` }, h("h2", null, title), h("p", null, h("strong", null, count(amount)), ` ${what}`));
+  return h("div", { class: "others" },
+    card("Transfers", "#/transfers", sum("transfers"), "not whole yet"),
+    card("Exchanges", "#/exchanges", sum("exchanges"), "not over"),
+    card("Dead letters", null, sum("dead_letters"), "since the start"));
+}
+
 function moves(status) {
   const view = viewPanel(status);
   const more = (status.moving ?? 0) - status.migrations.length;
@@ -86,7 +98,7 @@ export function draw() {
   return [
     stats(status, figures),
     h("div", { class: "columns" },
-      h("div", null, workers(status, figures), moves(status)),
-      section("What happened", h("a", { href: "#/events" }, "all events"), eventList(store.events.slice(0, 12), "Nothing yet."))),
+      h("div", null, workers(status, figures), moves(status), others(figures)),
+      section("What happened", h("a", { href: "#/events" }, "all events"), eventList(store.events.filter(({ event }) => !STEPS.has(event.event)).slice(0, 12), "Nothing yet."))),
   ];
 }

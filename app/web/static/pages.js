@@ -15,6 +15,10 @@ function head(kind, title, ...buttons) {
   return h("div", { class: "head", key: `head-${kind}-${title}` }, h("p", { class: "kind" }, kind), h("h1", null, title), h("div", { class: "buttons" }, buttons));
 }
 
+function step(one) {
+  return h("span", { class: "name" }, `server ${one.from} → ${one.to}`);
+}
+
 function failure(entry) {
   return entry.error ? h("p", { class: "problem", role: "alert" }, entry.error) : empty("Looking …");
 }
@@ -41,8 +45,8 @@ export function tenant(use, name) {
           move ? h("div", { class: "moving" }, h("p", { class: "route" }, `Moves from server ${move.from} to server ${move.to}`), phases(move.state), h("p", { class: "about" }, `${count(move.parked)} tasks parked · for ${span((store.stateAt - new Date(move.started).getTime()) / 1000)}`)) : null),
         section("Find one of its sessions", null, sessionForm(name)),
         section("History", null, table("History of moves",
-          [{ title: "Epoch", number: true }, { title: "From", number: true }, { title: "To", number: true }, { title: "At" }, { title: "Outcome" }],
-          history.map((one) => ({ key: `${one.epoch}-${one.at}`, cells: [one.epoch, one.from, one.to, clock(one.at), one.reason ? badge("bad", one.reason) : badge("good", "moved")] })),
+          [{ title: "Move" }, { title: "At" }, { title: "Outcome" }, { title: "Epoch", number: true }],
+          history.map((one) => ({ key: `${one.epoch}-${one.at}`, cells: [step(one), clock(one.at), one.reason ? badge("bad", one.reason) : badge("good", "moved"), one.epoch] })),
           "It was never moved."))),
       section("What happened to it", null, eventList(mentions((event) => event.tenant === name), "Nothing that is remembered."))),
   ];
@@ -81,8 +85,8 @@ export function session(use, name, id) {
           [{ title: "Task" }, { title: "Why" }, { title: "Attempt", number: true }, { title: "Due" }],
           found.waiting.map((one) => ({ key: `${one.source.partition}/${one.source.offset}`, cells: [`${one.source.partition}/${one.source.offset}`, one.phase, one.attempt, one.due_ms ? clock(one.due_ms) : "–"] })), "")) : null,
         section("Its moves", null, table("Moves of its tenant",
-          [{ title: "Epoch", number: true }, { title: "From", number: true }, { title: "To", number: true }, { title: "At" }],
-          history.map((one) => ({ key: one.epoch, cells: [one.epoch, one.from, one.to, clock(one.at)] })), "Its tenant was never moved."))),
+          [{ title: "Move" }, { title: "At" }, { title: "Epoch", number: true }],
+          history.map((one) => ({ key: one.epoch, cells: [step(one), clock(one.at), one.epoch] })), "Its tenant was never moved."))),
       section("State", null, found ? h("pre", { class: "json", tabindex: "0" }, JSON.stringify(found.state, null, 2)) : empty("–"))),
   ];
 }

@@ -1,7 +1,7 @@
 // Pieces that several views are made of.
 
 import { h } from "./dom.js";
-import { clock, count } from "./format.js";
+import { bytes, clock, count } from "./format.js";
 import { segment } from "./api.js";
 
 export function tenantLink(tenant) {
@@ -75,10 +75,32 @@ export function toneOf(event) {
 const HIDDEN = new Set(["event", "at", "id", "final", "v", "tenant", "server", "certificate", "managers"]);
 
 export function details(event) {
+  if (event.event.startsWith("migration-") && typeof event.from === "number") {
+    const said = [`${event.from} → ${event.to}`];
+    if (event.reason) said.push(event.reason);
+    if (event.rows) said.push(`${count(event.rows)} rows, ${bytes(event.bytes)}`);
+    if (event.pause_ms) said.push(`pause ${count(event.pause_ms)} ms`);
+    if (event.parked) said.push(`${count(event.parked)} parked`);
+    return said.join(" · ");
+  }
+  if (event.event.startsWith("transfer-")) {
+    return [fileName(event.metadata) || event.connection, event.size ? bytes(event.size) : "", event.reason || ""].filter(Boolean).join(" · ");
+  }
   return Object.entries(event)
     .filter(([name, value]) => !HIDDEN.has(name) && value !== null && value !== undefined && value !== "")
     .map(([name, value]) => `${name.replace(/_/g, " ")} ${typeof value === "object" ? JSON.stringify(value) : value}`)
     .join(" · ");
+}
+
+// The header Upload-Metadata of tus: pairs of a key and a text in base64.
+export function fileName(metadata) {
+  const found = String(metadata || "").split(",").map((pair) => pair.trim().split(" ")).find(([key]) => key === "filename" || key === "name");
+  if (!found || !found[1]) return "";
+  try {
+    return new TextDecoder().decode(Uint8Array.from(atob(found[1]), (one) => one.charCodeAt(0)));
+  } catch {
+    return "";
+  }
 }
 
 export function eventRow({ id, event }) {

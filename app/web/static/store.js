@@ -17,18 +17,18 @@ let before = null;
 export function takeState(state, now) {
   const counted = new Map(state.figures.map((one) => [one.worker, one]));
   if (before) {
-    const seconds = (now - before.at) / 1000;
     let results = 0;
     for (const [name, one] of counted) {
       const earlier = before.counted.get(name);
-      // A worker that was started again counts from 0.
-      one.rate = earlier && earlier.uptime_s <= one.uptime_s ? Math.max(0, (one.results || 0) - (earlier.results || 0)) / seconds : 0;
+      // By the worker's own clock. One that was started again counts from 0.
+      const seconds = earlier ? one.uptime_s - earlier.uptime_s : 0;
+      one.rate = seconds > 0.2 ? Math.max(0, one.results - earlier.results) / seconds : earlier && seconds >= 0 ? earlier.rate || 0 : 0;
       results += one.rate;
     }
     store.rates.push(results);
     if (store.rates.length > RATES_MAX) store.rates.shift();
   }
-  before = { at: now, counted };
+  before = { counted };
   store.state = state;
   store.stateAt = now;
 }
