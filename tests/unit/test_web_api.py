@@ -192,13 +192,18 @@ def test_a_token_guards_all_but_health_and_readiness(serve: Serve) -> None:
 
 
 def test_metrics_come_from_the_hook() -> None:
-    def metrics(accept: str) -> tuple[bytes, str]:
-        return f"asked for {accept}\n".encode(), "text/plain"
+    class Counted:
+        def read(self, accept: str) -> tuple[bytes, str]:
+            return f"asked for {accept}\n".encode(), "text/plain"
 
-    server = WebServer(FakeView(), Settings(), gateway=FakeGateway(), metrics=metrics)
+        def brief(self) -> dict[str, int]:
+            return {"results": 7}
+
+    server = WebServer(FakeView(), Settings(), gateway=FakeGateway(), metrics=Counted())
     url = server.start()
     try:
         assert ask(f"{url}/metrics", headers={"Accept": "text/x"}).body == b"asked for text/x\n"
+        assert ask(f"{url}/api/figures").json() == {"worker": "w1", "ready": True, "results": 7}
     finally:
         server.stop()
 

@@ -37,9 +37,14 @@ export function answered(event) {
   else toast("bad", `${what}: ${event.event.replace(/-/g, " ")}${reason}`);
 }
 
+function freshId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (one) => one.toString(16).padStart(2, "0")).join("");
+}
+
 // Ask, then give the order. `fields` describes inputs; `order(values)` is the command.
 export function confirm({ title, text, verb, danger = false, fields = [], command, what }) {
   const values = Object.fromEntries(fields.map((field) => [field.name, field.value ?? ""]));
+  const id = freshId();
   let busy = false;
   let problem = "";
 
@@ -49,12 +54,13 @@ export function confirm({ title, text, verb, danger = false, fields = [], comman
     busy = true;
     draw();
     try {
-      const given = command(values);
-      const { id } = await order(given);
+      // Known before it is sent: its end may be here before the answer to the order is.
       store.ours.set(id, what(values));
-      toast("plain", `${what(values)}: ordered`);
+      await order({ ...command(values), id });
+      if (store.ours.has(id)) toast("plain", `${what(values)}: ordered`);
       box.close();
     } catch (error) {
+      store.ours.delete(id);
       problem = error.message || "the order was not taken";
       busy = false;
       draw();
@@ -85,6 +91,7 @@ export function confirm({ title, text, verb, danger = false, fields = [], comman
     ]);
   }
 
+  box.oncancel = null;
   draw();
   box.showModal();
   const first = box.querySelector("select, input") || box.querySelector("button");
@@ -106,6 +113,8 @@ export function askForToken(again, retry) {
       h("div", { class: "field" }, h("label", { for: "ask-token" }, "Token"), h("input", { id: "ask-token", type: "password", autocomplete: "off", required: true })),
       h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Go on"))),
   ]);
+  // Without a token there is nothing to see behind it.
+  box.oncancel = (event) => event.preventDefault();
   if (!box.open) box.showModal();
   box.querySelector("#ask-token").focus();
 }
