@@ -19,6 +19,9 @@ KEPT: Final = 1_000
 QUEUED_MAX: Final = 2_000
 """A watcher that is further behind is let go; it comes again and names the last event that it has seen."""
 
+REST_S: Final = 60.0
+"""So long after the last watcher has gone nothing is read any more."""
+
 _POLL_S: Final = 0.2
 _BATCH: Final = 500
 _AGAIN_S: Final = 1.0
@@ -41,7 +44,7 @@ class Watcher(NamedTuple):
 
 
 class EventFeed:
-    """Reads `events` from its last thousand on, in a thread that starts with the first watcher.
+    """Reads `events` from its last thousand on, in a thread that starts with the first watcher and rests without one.
 
     Everything but that thread happens in the loop of the web server.
     """
@@ -52,10 +55,11 @@ class EventFeed:
         self._kept: deque[Told] = deque(maxlen=KEPT)
         self._watchers: set[asyncio.Queue[Told | None]] = set()
         self._stopping = threading.Event()
+        self._wanted = threading.Event()
         self._caught_up = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._position: int | None = None
+        self._position = 0
 
     async def watch(self, *, last: int = 0, after: int | None = None) -> Watcher:
         """Begin to watch, with the last events or all that are known behind offset ``after``."""
@@ -63,11 +67,14 @@ class EventFeed:
             self._loop = asyncio.get_running_loop()
             self._thread = threading.Thread(target=self._run, name="events", daemon=True)
             self._thread.start()
+        self._wanted.set()
         # Not for ever: while the broker is away there is nothing to tell, but the stream is open.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._caught_up.wait(), 2 * _AGAIN_S)
         queue: asyncio.Queue[Told | None] = asyncio.Queue(QUEUED_MAX)
         self._watchers.add(queue)
+        # Once more: the last watcher before this one may have gone a minute ago while this one waited.
+        self._wanted.set()
         kept = list(self._kept)
         before = kept[len(kept) - last :] if after is None else [told for told in kept if told.offset > after]
         return Watcher(before, queue)
@@ -75,10 +82,18 @@ class EventFeed:
     def leave(self, watcher: Watcher) -> None:
         """Watch no more."""
         self._watchers.discard(watcher.queue)
+        if not self._watchers and self._loop is not None:
+            self._loop.call_later(REST_S, self._rest)
+
+    def _rest(self) -> None:
+        if not self._watchers and not self._stopping.is_set():
+            self._wanted.clear()
+            self._caught_up.clear()
 
     def close(self) -> None:
         """Let everybody go."""
         self._stopping.set()
+        self._wanted.set()
         for queue in list(self._watchers):
             self._let_go(queue)
 
@@ -108,6 +123,7 @@ class EventFeed:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._wanted.wait()
             try:
                 self._read()
             except (HoldfastError, KafkaException):
@@ -118,9 +134,9 @@ class EventFeed:
         consumer = make_consumer(self._settings, tell_ends=True)
         try:
             [(low, high)] = watermarks(consumer, self._topic, self._settings)
-            start = max(low, high - _OFFSETS_BACK if self._position is None else self._position)
+            start = max(low, high - _OFFSETS_BACK, self._position)
             consumer.assign([TopicPartition(self._topic, 0, start)])
-            while not self._stopping.is_set():
+            while self._wanted.is_set() and not self._stopping.is_set():
                 self._hand_over(_some(consumer))
         finally:
             consumer.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from app.client import Client, ClientSession
 from tests.support.broker import clear, new_namespace
@@ -293,8 +293,8 @@ def test_orders_about_servers_are_given_as_their_buttons_say(desk: Tab, button: 
     page = desk.go("#/server/3", ".facts")
     given: list[dict[str, Any]] = []
 
-    def take(route: Any) -> None:
-        given.append(json.loads(route.request.post_data))
+    def take(route: Route) -> None:
+        given.append(json.loads(str(route.request.post_data)))
         route.fulfill(status=202, json={"id": "made-up"})
 
     page.route("**/api/commands", take)
@@ -311,10 +311,12 @@ def test_a_server_that_is_down_can_be_restored(desk: Tab) -> None:
     desk.go("#/server/3", ".facts")
     expect(page.locator(".badge.bad")).to_have_text("down")
     given: list[str] = []
-    page.route(
-        "**/api/commands",
-        lambda route: (given.append(route.request.post_data), route.fulfill(status=202, json={"id": "x"})),
-    )
+
+    def take(route: Route) -> None:
+        given.append(str(route.request.post_data))
+        route.fulfill(status=202, json={"id": "made-up"})
+
+    page.route("**/api/commands", take)
     page.get_by_role("button", name="Restore …").click()
     page.get_by_role("dialog").get_by_role("button", name="Restore", exact=True).click()
     toast(page, "Restore server 3: ordered")

@@ -22,11 +22,13 @@ const asked = new Map();
 function use(path, everyMs) {
   let entry = asked.get(path);
   if (!entry) {
-    entry = { data: null, error: "", at: 0, busy: false };
+    entry = { data: null, error: "", at: 0, busy: false, tookMs: 0 };
     asked.set(path, entry);
     if (asked.size > 50) asked.delete(asked.keys().next().value);
   }
-  if (!entry.busy && Date.now() - entry.at > everyMs) {
+  // What takes long to answer is asked for less often: the worker has other things to do.
+  if (!entry.busy && Date.now() - entry.at > Math.max(everyMs, 20 * entry.tookMs)) {
+    const begun = Date.now();
     entry.busy = true;
     get(path)
       .then((data) => {
@@ -40,6 +42,7 @@ function use(path, everyMs) {
       .finally(() => {
         entry.busy = false;
         entry.at = Date.now();
+        entry.tookMs = entry.at - begun;
         draw();
       });
   }
