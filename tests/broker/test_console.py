@@ -209,7 +209,7 @@ def test_a_change_of_view_is_drawn_with_its_markers(desk: Tab, cluster: Workers)
     )
     expect(page.locator(".view h3")).to_contain_text("View 7: server 2 fails")
     expect(page.locator(".markers .reached")).to_contain_text("3")
-    expect(page.locator(".markers .holds")).to_contain_text("holds for 2")
+    expect(page.locator(".markers .holds")).to_have_attribute("title", "server 4: holds for 2")
     ends = [{"event": "server-closed" if n == 2 else "server-normal", "view": 7, "server": n} for n in range(8)]
     tell(cluster, *ends)
     expect(page.locator(".view .badge")).to_have_text("closed")

@@ -16,7 +16,7 @@ function filter(name, label, redraw, ...more) {
   }
   return h("div", { class: "inline tools" },
     h("label", { for: `filter-${name}`, class: "unseen" }, label),
-    h("input", { id: `filter-${name}`, type: "search", placeholder: label, oninput: change, value: filters[name], autocomplete: "off", spellcheck: "false", autocapitalize: "none" }),
+    h("input", { id: `filter-${name}`, type: "search", placeholder: "Filter", oninput: change, value: filters[name], autocomplete: "off", spellcheck: "false", autocapitalize: "none" }),
     more);
 }
 

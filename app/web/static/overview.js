@@ -7,7 +7,7 @@ import { store, viewChange } from "./store.js";
 import { abort } from "./actions.js";
 
 // They are drawn above while they matter.
-const STEPS = new Set(["migration-phase", "marker-published", "marker-reached"]);
+const STEPS = new Set(["migration-phase", "marker-published", "marker-reached", "stream-held", "server-normal"]);
 
 function stat(name, value, { tone = "", note = "", wide = null, href = null } = {}) {
   return h("div", { class: `stat ${tone} ${wide ? "wide" : ""}`, key: `stat-${name}` },
@@ -58,6 +58,8 @@ function migrationRow(move) {
     move.state === "releasing" ? null : h("button", { type: "button", class: "quiet small", onclick: () => abort(move.tenant), "aria-label": `Abort the move of ${move.tenant}` }, "Abort"));
 }
 
+const WORDS = { before: "before the marker", reached: "markers read", holds: "waiting for hand-offs", closed: "done" };
+
 function viewPanel(status) {
   const change = viewChange();
   if (!change) return null;
@@ -65,13 +67,17 @@ function viewPanel(status) {
   const what = change.failed.length ? `server ${list(change.failed)} fails` : change.restored.length ? `server ${list(change.restored)} returns` : "servers change";
   const age = (store.stateAt - new Date(change.at).getTime()) / 1000;
   if (done && age > 120) return null;
+  const states = status.servers.map(({ server }) => [server, change.closed.has(server) ? "closed" : change.held.has(server) ? "holds" : change.reached.has(server) ? "reached" : "before"]);
   return h("div", { class: `view ${done ? "done" : ""}`, key: "view" },
     h("h3", null, `View ${change.view}: ${what} `, change.wrong ? badge("bad", change.wrong.event.replace(/-/g, " ")) : done ? badge("good", "closed") : badge("move", "in flight")),
-    h("p", { class: "about" }, `${change.routers.size} routers have sent their markers · ${change.reached.size} of ${status.servers.length} servers have read all of them · ${change.closed.size} are done`),
-    h("ol", { class: "markers", "aria-label": "Servers in this view" }, status.servers.map((one) => {
-      const state = change.closed.has(one.server) ? "closed" : change.held.has(one.server) ? "holds" : change.reached.has(one.server) ? "reached" : "before";
-      const words = { closed: "done", holds: `holds for ${change.held.get(one.server)}`, reached: "markers read", before: "before the marker" }[state];
-      return h("li", { class: state, key: `marker-${one.server}`, title: `server ${one.server}: ${words}` }, h("strong", null, one.server), h("small", null, words));
+    h("p", { class: "about" }, `${change.routers.size === 1 ? "1 router has" : `${change.routers.size} routers have`} sent markers into every stream`),
+    h("ol", { class: "markers", "aria-label": "Servers in this view" }, states.map(([server, state]) => {
+      const words = state === "holds" ? `holds for ${change.held.get(server)}` : WORDS[state];
+      return h("li", { class: state, key: `marker-${server}`, title: `server ${server}: ${words}`, "aria-label": `server ${server}: ${words}` }, server);
+    })),
+    h("ul", { class: "legend" }, Object.entries(WORDS).map(([state, words]) => {
+      const amount = states.filter(([, one]) => one === state).length;
+      return amount ? h("li", { class: state, key: state }, `${count(amount)} ${words}`) : null;
     })));
 }
 
@@ -98,7 +104,9 @@ export function draw() {
   return [
     stats(status, figures),
     h("div", { class: "columns" },
-      h("div", null, workers(status, figures), moves(status), others(figures)),
-      section("What happened", h("a", { href: "#/events" }, "all events"), eventList(store.events.filter(({ event }) => !STEPS.has(event.event)).slice(0, 12), "Nothing yet."))),
+      h("div", null, workers(status, figures), others(figures)),
+      h("div", { class: "aside" },
+        moves(status),
+        section("What happened", h("a", { href: "#/events" }, "all events"), eventList(store.events.filter(({ event }) => !STEPS.has(event.event)).slice(0, 12), "Nothing yet.")))),
   ];
 }

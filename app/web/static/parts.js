@@ -57,7 +57,7 @@ export function tile(server, mark) {
   if (server.standbys && server.standbys.length) about.push(`standby ${server.standbys.join(", ")}`);
   const kind = !server.host ? "lost" : server.up ? "up" : "down";
   const level = server.lag ? Math.min(100, Math.round(Math.log10(server.lag + 1) * 20)) : 0;
-  const below = !server.host ? "no host" : !server.up ? "down" : mark || (server.lag ? `+${count(server.lag)}` : "");
+  const below = !server.host ? "no host" : !server.up ? "down" : mark || (server.lag ? `+${server.lag < 10000 ? count(server.lag) : `${Math.round(server.lag / 1000)}k`}` : "");
   return h("a", { key: `tile-${server.server}`, href: `#/server/${server.server}`, class: `tile ${kind}`, title: about.join(", "), "aria-label": about.join(", "), vars: { "--level": `${level}%` } },
     h("strong", null, server.server), h("small", null, below));
 }
