@@ -7,7 +7,6 @@
 ``GET /api/tenants``                      tenants that have sessions or were ever moved
 ``GET /api/tenants/{tenant}``             answered by the worker that hosts the tenant's router
 ``GET /api/sessions/{tenant}/{session}``  answered by the worker that hosts the session's server
-``GET /api/servers[/{n}]``                the servers as in the status
 ``GET /api/exchanges[/{exchange}]``        see :mod:`app.web.exchanges`
 ``GET /api/events``, ``/api/live``         server-sent events, see :mod:`app.web.live`
 ``GET /api/figures``                       a few numbers of the asked worker, for the console
@@ -39,7 +38,7 @@ from app.web.exchanges import Exchanges
 from app.web.gateway import Gateway
 from app.web.live import Live
 from app.web.orders import Desk, KafkaDesk, Orders
-from app.web.peers import FORWARD_TIMEOUT, Peers, authorization
+from app.web.peers import FORWARD_TIMEOUT, Peers
 from app.web.view import ClusterView
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -81,11 +80,11 @@ class Api:
         desk: Desk | None = None,
     ) -> None:
         self._view = view
+        self._token = settings.token.get_secret_value()
+        self._orders = Orders(desk or KafkaDesk(settings))
         self._settings = settings
         self._gateway = gateway
         self._metrics = metrics
-        self._orders = Orders(desk or KafkaDesk(settings))
-        self._token = settings.token.get_secret_value()
         self._peers: Peers
         self._connected: aiohttp.ClientSession
 
@@ -103,8 +102,6 @@ class Api:
         application.router.add_get("/api/tenants/{tenant}", self._tenant)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
-        application.router.add_get("/api/servers", self._servers)
-        application.router.add_get("/api/servers/{server}", self._server)
         application.router.add_get("/api/figures", self._figures)
         self._orders.add_to(application)
         Live(self._settings, self._everything).add_to(application)
@@ -138,17 +135,6 @@ class Api:
         """What is counted by place is asked of every worker; who does not answer in time counts nothing."""
         return answer(_merged(self._view.status(), await self._ask_others(request, "/api/status")))
 
-    async def _servers(self, request: web.Request) -> web.Response:
-        return answer({"servers": self._view.status()["servers"]})
-
-    async def _server(self, request: web.Request) -> web.Response:
-        found = {str(entry["server"]): entry for entry in self._view.status()["servers"]}
-        number = request.match_info["server"]
-        if number not in found:
-            text = f"there is no server {number!r}: there are {len(found)}, numbered from 0"
-            raise ProblemError(404, "unknown-server", text)
-        return answer(found[number])
-
     async def _figures(self, _request: web.Request) -> web.Response:
         return answer(self._brief())
 
@@ -161,7 +147,8 @@ class Api:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         others = self._view.others()
         statuses, figures = await asyncio.gather(
-            self._peers.all(headers, others, f"/api/status?{HERE}=1"), self._peers.all(headers, others, "/api/figures")
+            self._peers.told(headers, others, f"/api/status?{HERE}=1"),
+            self._peers.told(headers, others, "/api/figures"),
         )
         status = _merged(self._view.status(), statuses)
         return {"told_by": self._view.name, "status": status, "figures": [self._brief(), *figures]}
@@ -181,7 +168,7 @@ class Api:
     async def _ask_others(self, request: web.Request, path: str) -> list[dict[str, Any]]:
         if HERE in request.query:
             return []
-        return await self._peers.all(authorization(request), self._view.others(), f"{path}?{HERE}=1")
+        return await self._peers.all(request, self._view.others(), f"{path}?{HERE}=1")
 
     async def _tenant(self, request: web.Request) -> web.Response:
         tenant = _name(request, "tenant")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import aiohttp
@@ -34,7 +34,7 @@ class Peers:
         hops = _hops(request)
         if hops >= HOPS_MAX:
             raise ProblemError(503, "unavailable", "the workers do not agree yet on where this lives")
-        headers = {HOPS_HEADER: str(hops + 1), **authorization(request)}
+        headers = {HOPS_HEADER: str(hops + 1), **_authorization(request)}
         try:
             async with self._connections.get(URL(target, encoded=True), headers=headers) as reply:
                 body = await reply.read()
@@ -44,12 +44,16 @@ class Peers:
             _LOGGER.info("%s does not answer: %r", target, error)
             raise ProblemError(503, "unavailable", "the worker that hosts this does not answer") from error
 
-    async def all(self, headers: Mapping[str, str], urls: Sequence[str], path: str) -> list[dict[str, Any]]:
+    async def all(self, request: web.Request, urls: Sequence[str], path: str) -> list[dict[str, Any]]:
         """Ask all of them at once; those that do not answer in time are left out."""
+        return await self.told(_authorization(request), urls, path)
+
+    async def told(self, headers: dict[str, str], urls: Sequence[str], path: str) -> list[dict[str, Any]]:
+        """The same in the name of whoever has the headers."""
         found = await asyncio.gather(*(self._one(f"{url}{path}", headers) for url in urls))
         return [answered for answered in found if answered is not None]
 
-    async def _one(self, target: str, headers: Mapping[str, str]) -> dict[str, Any] | None:
+    async def _one(self, target: str, headers: dict[str, str]) -> dict[str, Any] | None:
         try:
             async with self._connections.get(target, headers=headers, timeout=_ALL_TIMEOUT) as reply:
                 answered = await reply.json() if reply.status == 200 else None
@@ -59,8 +63,7 @@ class Peers:
         return answered if isinstance(answered, dict) else None
 
 
-def authorization(request: web.Request) -> dict[str, str]:
-    """The header by which another worker knows in whose name it is asked."""
+def _authorization(request: web.Request) -> dict[str, str]:
     given = request.headers.get("Authorization")
     return {} if given is None else {"Authorization": given}
 

@@ -90,7 +90,7 @@ def test_a_page_of_somebody_else_gives_no_orders(serve: Serve, desk: FakeDesk) -
 def test_orders_and_streams_need_the_token_and_the_page_asks_for_it(serve: Serve, desk: FakeDesk) -> None:
     url = serve(token="open-sesame")
     assert order(url, {"command": "fail-server", "server": 2})[0] == 401
-    for path in ("/api/live", "/api/events", "/api/servers", "/api/figures"):
+    for path in ("/api/live", "/api/events", "/api/figures"):
         assert ask(f"{url}{path}").status == 401
     page = ask(f"{url}/")
     assert (page.status, b"<!doctype html>" in page.body) == (401, True)
@@ -121,13 +121,6 @@ def test_parts_name_each_other_and_nothing_elsewhere() -> None:
         assert "https://" not in bare, name
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
             assert word not in text, f"{name}: {word}"
-
-
-def test_the_servers_are_those_of_the_status(serve: Serve) -> None:
-    url = serve()
-    assert ask(f"{url}/api/servers").json() == {"servers": []}
-    reply = ask(f"{url}/api/servers/7")
-    assert (reply.status, reply.json()["error"]) == (404, "unknown-server")
 
 
 def test_a_question_for_events_that_makes_no_sense_is_refused(serve: Serve) -> None:
