@@ -41,7 +41,7 @@ class Tally:
     def __init__(self) -> None:
         self.read: Counter[str] = Counter()
         """Records handed to agents, by topic; again those of a unit that was aborted."""
-        self.busy_s: Counter[str] = Counter()
+        self.busy_s: dict[str, float] = {}
         """Seconds that agents took for them, by topic."""
         self.ages: dict[str, Histogram] = {}
         """How old the first record of a batch was when its turn came, seconds, by topic."""
@@ -67,7 +67,7 @@ class Tally:
     def delivered(self, topic: str, records: int, seconds: float) -> None:
         """An agent has taken so many records of a batch."""
         self.read[topic] += records
-        self.busy_s[topic] += seconds  # type: ignore[assignment]
+        self.busy_s[topic] = self.busy_s.get(topic, 0.0) + seconds
 
     def aged(self, topic: str, seconds: float) -> None:
         """The first record of a batch was so old when its turn came."""

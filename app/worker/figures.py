@@ -183,7 +183,7 @@ class Figures(Collector):
     def _by_topic(self, counted: Mapping[str, float], *, all_of: bool = False) -> Samples:
         """By short name; what handlers emit to topics of others is one number, or none if only ours are asked for."""
         found: dict[tuple[str, ...], float] = {}
-        for topic, count in counted.copy().items():  # type: ignore[attr-defined]
+        for topic, count in dict(counted).items():
             name = self._short(topic) if topic.startswith(self._names.prefix) else "(emitted)"
             if all_of or name != "(emitted)":
                 found[name,] = found.get((name,), 0) + count
@@ -199,7 +199,7 @@ def _open(engine: Engine) -> tuple[int, int]:
 
 def _by_one(counted: Mapping[str, float]) -> Samples:
     # A copy is one step of the interpreter, so that the engine's thread cannot disturb it.
-    return {(value,): count for value, count in counted.copy().items()}  # type: ignore[attr-defined]
+    return {(value,): count for value, count in dict(counted).items()}
 
 
 def _family(name: str, samples: Samples) -> Metric:
