@@ -17,18 +17,21 @@ const TABS = [["", "Overview"], ["tenants", "Tenants"], ["transfers", "Transfers
 
 // -- what views ask for besides the stream ------------------------------------------------------------------------------
 
+const HOT_MS = 600;
 const asked = new Map();
 
 function use(path, everyMs) {
   let entry = asked.get(path);
   if (!entry) {
-    entry = { data: null, error: "", at: 0, busy: false, tookMs: 0 };
+    entry = { data: null, error: "", at: 0, busy: false, tookMs: 0, hotUntil: 0 };
     asked.set(path, entry);
     if (asked.size > 50) asked.delete(asked.keys().next().value);
   }
-  // What takes long to answer is asked for less often: the worker has other things to do.
-  if (!entry.busy && Date.now() - entry.at > Math.max(everyMs, 20 * entry.tookMs)) {
-    const begun = Date.now();
+  // What takes long to answer is asked for less often: the worker has other things to do. But for what was in an event a
+  // moment ago: the first answer may be from before it.
+  const begun = Date.now();
+  const pauseMs = entry.hotUntil > begun ? HOT_MS : Math.max(everyMs, 20 * entry.tookMs);
+  if (!entry.busy && begun - entry.at > pauseMs) {
     entry.busy = true;
     get(path)
       .then((data) => {
@@ -187,7 +190,10 @@ const stream = new Stream({
     answered(event);
     if (event.tenant) {
       const entry = asked.get(`/api/tenants/${segment(event.tenant)}`);
-      if (entry) entry.at = 0;
+      if (entry) {
+        entry.at = 0;
+        entry.hotUntil = Date.now() + 8 * HOT_MS;
+      }
     }
     draw();
   },
