@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect
 
 from app.client import Client, ClientSession
 from tests.support.broker import clear, new_namespace
@@ -96,10 +96,9 @@ def tell(cluster: Workers, *events: dict[str, Any]) -> None:
 # -- every view ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(("viewport", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desk-light", "phone-dark"])
 def test_every_view_fits_and_complains_about_nothing(
-    browser: Browser, cluster: Workers, viewport: Any, dark: bool
+    browser: Browser, cluster: Workers, viewport: ViewportSize, dark: bool
 ) -> None:
     tab = Tab(browser, cluster.running[0].url, viewport=viewport, dark=dark)
     for where, sees in VIEWS.items():
