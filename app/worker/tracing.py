@@ -41,6 +41,10 @@ def follow(flow: Flow, settings: Settings, worker: str) -> None:
         Tracing(tracer, Names(settings.namespace), settings.max_record_bytes).follow(flow)
 
 
+SpanOf = Callable[[dict[str, Any], int], Any]
+"""Begins the span of a record of a partition, or None."""
+
+
 class _Seen(NamedTuple):
     """A record that an agent has taken: the trace it came with (None: it begins one), and when (Unix time, ns)."""
 
@@ -112,11 +116,11 @@ class Tracing:
 
     def sealing(self, unit: Unit) -> None:
         """Make the spans of what the unit holds, and put their headers on its records."""
-        for where in list(unit.records) if self._routed or self._arrived else ():
+        for where, records in unit.records.items() if self._routed or self._arrived else ():
             if where[0] == self._names.work:
-                self._mark(unit, where, self._route)
+                self._mark(where, records, self._route)
             elif where[0] == self._names.results and self._arrived:
-                self._mark(unit, where, self._perform)
+                self._mark(where, records, self._perform)
         for record in unit.others:
             if record["topic"] == self._names.delay and record["key"] in self._routed:
                 self._park(record)
@@ -130,21 +134,12 @@ class Tracing:
             span.end(at_ns)
         self._sealed = []
 
-    def _mark(self, unit: Unit, where: Partition, span_of: Callable[[dict[str, Any], int], Any]) -> None:
-        """Records with headers cannot be produced in bulk: then all of the partition go one by one, in their order."""
-        records = unit.records[where]
-        headers: list[tuple[str, bytes] | None] = []
+    def _mark(self, where: Partition, records: list[dict[str, Any]], span_of: SpanOf) -> None:
         for record in records:
-            fits = len(record["value"] or b"") <= self._limit
-            span = span_of(record, where[1]) if fits else None
-            headers.append(None if span is None else header_of(span))
-        if not any(headers):
-            return
-        topic, partition = where
-        unit.records[where] = []
-        for record, header in zip(records, headers, strict=True):
-            given = {} if header is None else {"headers": [header]}
-            unit.others.append({"topic": topic, "partition": partition, **record, **given})
+            if len(record["value"] or b"") <= self._limit:
+                span = span_of(record, where[1])
+                if span is not None:
+                    record["headers"] = [header_of(span)]
 
     def _begin(self, name: str, seen: _Seen, attributes: dict[str, Any]) -> Any:
         span = self._tracer.start_span(name, context=seen.context, start_time=seen.at_ns, attributes=attributes)
