@@ -213,6 +213,6 @@ def test_without_its_packages_the_setting_says_what_to_install(monkeypatch: pyte
     def missing(name: str) -> Any:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(traces.importlib, "import_module", missing)
+    monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(ConfigurationError, match=r"install holdfast\[traces\]"):
         traces.tracer(Settings(traces="http://collector:4318"), "holdfast", "w1")
