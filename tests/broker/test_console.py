@@ -392,7 +392,8 @@ def test_events_are_streamed_and_go_on_where_a_reader_was(cluster: Workers) -> N
 
     seen = wait_for(lambda: ids("/api/events?last=5"), 10, "the last events")
     assert len(seen) == 5
-    assert ids("/api/events", **{"Last-Event-ID": str(seen[1])}) == seen[2:]
+    # Something may have happened meanwhile.
+    assert ids("/api/events", **{"Last-Event-ID": str(seen[1])})[:3] == seen[2:]
     assert ask(f"{url}/api/events?last=many").status == 400
 
 
