@@ -89,6 +89,8 @@ class Changelog(threading.Thread):
                 "fetch.message.max.bytes": max(1_048_576, max_record_bytes),
             }
         )
+        self.progress = time.monotonic()
+        """When records were last read, on the monotonic clock."""
         self._failed = failed
         self._lock = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
@@ -205,6 +207,8 @@ class Changelog(threading.Thread):
         if any(map(Message.error, messages)):
             others = [message for message in messages if message.error() is not None]
             messages = [message for message in messages if message.error() is None]
+        if messages:
+            self.progress = time.monotonic()
         for batch in in_batches(messages):
             rows = list(zip(map(Message.key, batch.records), map(Message.value, batch.records), strict=True))  # type: ignore[arg-type]
             self._apply((batch.topic, batch.partition), cast("_Rows", rows), batch.next_offset)

@@ -341,6 +341,7 @@ class Engine:
             raise FencedError(f"worker {name}", ours=self.options.incarnation, theirs=theirs)
         self._part()
         self.generation = word.generation
+        self.flow.tally.generations += 1
         self._join = word.join
         self.flow.begin(word.generation, word.member_id)
         self.plan = word.plan

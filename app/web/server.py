@@ -13,6 +13,7 @@ from app.settings import Settings
 from app.web.api import Api, Metrics
 from app.web.files import Files
 from app.web.gateway import Gateway, KafkaGateway
+from app.web.orders import Desk
 from app.web.view import ClusterView
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class WebServer:
         gateway: where posted tasks go; default: to Kafka.
         metrics: what ``/metrics`` answers.
         files: transfers; None: there are none.
+        desk: where commands go; default: to Kafka.
     """
 
     def __init__(
@@ -136,8 +138,9 @@ class WebServer:
         gateway: Gateway | None = None,
         metrics: Metrics | None = None,
         files: Files | None = None,
+        desk: Desk | None = None,
     ) -> None:
-        application = Api(view, settings, gateway or KafkaGateway(settings), metrics).application()
+        application = Api(view, settings, gateway or KafkaGateway(settings), metrics, desk).application()
         if files is not None:
             files.attach(application)
         self._advertised = settings.advertised_url

@@ -28,17 +28,16 @@ from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route, session_key
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.storage import open_storage
-from app.worker import exchange_view, tenants
+from app.worker import exchange_view, health, tenants, tracing
 from app.worker import transfers as transfers_here
 from app.worker.exchange_backup import BackupLag
+from app.worker.figures import Figures
 from app.worker.local import membership_client, open_stores, worker_directory
 from tables import exchanges as exchange_tables
 from tables import handoffs, outcomes, parked, placements, sessions, waiting
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 POOL_THREADS = 32
-STUCK_S = 5.0
-"""A worker with something to do is unhealthy when nothing has moved for so long beyond the task timeout."""
 
 
 def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
@@ -89,6 +88,7 @@ class Worker:
         self._engine: Engine | None = None
         self.storage = open_storage(settings.storage)
         self.transfers = transfers_here.Desk(name, settings.routers, lambda: self._engine)
+        self.figures = Figures(name, settings.namespace, lambda: self._engine, self)
         self._backup_lag = BackupLag(self._running, settings.token.get_secret_value())
 
     # -- running --------------------------------------------------------------------------------------------------
@@ -112,6 +112,7 @@ class Worker:
             consumer = app.consumer
             assert isinstance(consumer, EngineConsumer)
             engine.flow.deliver = consumer.deliver
+            tracing.follow(engine.flow, self.settings, self.name)
             await consumer.serve({topic: kind.count for kind in engine.options.kinds for topic in kind.topics})
             await engine.run()
         finally:
@@ -153,6 +154,7 @@ class Worker:
         """Register the agents, and how each makes its part for a place that opens."""
         settings, names = self.settings, self._names
         routing, serving, managing = self._routing(engine), self._serving(engine, watchdog), self._managing(engine)
+        self.figures.follow(engine, routing)
         engine.residents = {
             "router": lambda place: router.Router(routing, place),
             "server": lambda place: server.Server(serving, place),
@@ -234,15 +236,7 @@ class Worker:
 
     def healthy(self) -> tuple[bool, str]:
         """Does anything move, if there is something to do?"""
-        engine = self._engine
-        if engine is None:
-            return True, ""
-        hosted = {partition for place in engine.places.running() for partition in place.partitions[:1]}
-        lag = sum(behind for where, behind in engine.janitor.lags.items() if where in hosted)
-        still = time.monotonic() - engine.flow.progress
-        if lag and still > self.settings.task_timeout + STUCK_S:
-            return False, f"{lag} records behind, and nothing has moved for {still:.0f} s"
-        return True, ""
+        return health.healthy(self._engine, self.settings.task_timeout)
 
     def status(self) -> dict[str, Any]:
         """The cluster as this worker sees it: the object of ``/api/status``."""

@@ -203,12 +203,18 @@ def test_http_that_is_open_to_other_machines_says_so(
 
 
 def test_metrics_come_from_the_hook() -> None:
-    server = WebServer(
-        FakeView(), Settings(), gateway=FakeGateway(), metrics=lambda: (b"holdfast_up 1\n", "text/plain")
-    )
+    class Counted:
+        def read(self, accept: str) -> tuple[bytes, str]:
+            return f"asked for {accept}\n".encode(), "text/plain"
+
+        def brief(self) -> dict[str, int]:
+            return {"results": 7}
+
+    server = WebServer(FakeView(), Settings(), gateway=FakeGateway(), metrics=Counted())
     url = server.start()
     try:
-        assert ask(f"{url}/metrics").body == b"holdfast_up 1\n"
+        assert ask(f"{url}/metrics", headers={"Accept": "text/x"}).body == b"asked for text/x\n"
+        assert ask(f"{url}/api/figures").json() == {"worker": "w1", "ready": True, "results": 7}
     finally:
         server.stop()
 
