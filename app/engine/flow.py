@@ -203,7 +203,7 @@ class Flow:
         """Close the unit and send it to the commit thread; ``released``: with it every place is given up."""
         assert self.in_flight is None
         places = self._places.open()
-        if not places:
+        if not places and self.unit.empty:
             return
         for place in places:
             place.served.before_seal()

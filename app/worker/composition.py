@@ -13,6 +13,7 @@ import orjson
 
 from agents import exchanges, router, server, transfers
 from agents.cells import Cell, Entry, ServerContext
+from agents.orders import SERVER_COMMANDS_AT
 from agents.release import DelayReader
 from agents.suspicion import Vigilance
 from app import movers, topics
@@ -23,6 +24,10 @@ from app.engine.places import PlaceKind
 from app.engine.watchdog import Watchdog
 from app.errors import ConfigurationError
 from app.handlers import Handler
+from app.protocol import control
+from app.protocol.group_data import GroupPlan
+from app.protocol.homes import Seen
+from app.protocol.markers import Leaving
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
 from app.storage import open_storage
 from app.worker import transfers as transfers_here
@@ -30,7 +35,7 @@ from app.worker.exchange_backup import BackupLag
 from app.worker.local import membership_client, open_stores, worker_directory
 from app.worker.telling import Telling
 from tables import exchanges as exchange_tables
-from tables import handoffs, outcomes, parked, placements, sessions, waiting
+from tables import handoffs, outcomes, parked, placements, sessions, views, waiting
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 POOL_THREADS = 32
@@ -43,7 +48,7 @@ def kinds(settings: Settings, names: topics.Names) -> list[PlaceKind]:
             "router",
             settings.routers,
             (names.tasks, names.commands, names.delay),
-            {table: names.changelog(table) for table in (placements.NAME, parked.NAME, outcomes.NAME)},
+            {table: names.changelog(table) for table in (placements.NAME, parked.NAME, outcomes.NAME, views.NAME)},
         ),
         PlaceKind(
             "server",
@@ -136,6 +141,8 @@ class Worker(Telling):
         """Register the agents, and how each makes its part for a place that opens."""
         settings, names = self.settings, self._names
         routing, serving, managing = self._routing(engine), self._serving(engine, watchdog), self._managing(engine)
+        leaving = control.encode(Leaving(self.name, self._incarnation))
+        engine.farewell = (names.commands, SERVER_COMMANDS_AT, *leaving)
         engine.residents = {
             "router": lambda place: router.Router(routing, place),
             "server": lambda place: server.Server(serving, place),
@@ -156,7 +163,6 @@ class Worker(Telling):
             names=names,
             routers=settings.routers,
             servers=settings.servers,
-            up=frozenset(range(settings.servers)),
             reader=lambda number: DelayReader(
                 engine.options.kafka,
                 f"{names.group}-delay",
@@ -166,7 +172,10 @@ class Worker(Telling):
             ),
             delay_ms=round(settings.delay * 1000),
             timeout_ms=round(settings.migration_timeout * 1000),
+            seen=lambda: seen(engine.plan, settings.servers),
             offline=bool(movers.registered()),
+            rehome_after_ms=round(settings.rehome_after * 1000),
+            forget_after_ms=round(settings.forget_after * 1000),
         )
 
     def _serving(self, engine: Engine, watchdog: Watchdog) -> ServerContext:
@@ -204,6 +213,15 @@ class Worker(Telling):
             lag_max=settings.exchange_backup_lag,
             lag=self._backup_lag.lag,
         )
+
+
+def seen(plan: GroupPlan, servers: int) -> Seen:
+    """What the steward sees of the group in a plan."""
+    return Seen(
+        workers={name: incarnation for name, (_, incarnation) in plan.workers.items()},
+        hosts=tuple(plan.host.get(f"server-{number}", "") for number in range(servers)),
+        settled=not plan.warmups,
+    )
 
 
 def _write_down(current: tuple[Vigilance, Cell, Entry]) -> None:

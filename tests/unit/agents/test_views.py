@@ -1,0 +1,193 @@
+"""Servers that fail and return, through the real shells, on a log in memory: every step by hand."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from app.handlers import Handler, Retry, Session
+from app.protocol.homes import Seen
+from app.protocol.placement import home_of, route
+from tables import handoffs, sessions
+from tests.unit.agents.town import Town
+from tests.unit.agents.workbench import handler, turns
+
+SERVERS = 4
+ROUTERS = 2
+TENANTS = ("acme", "beta", "gamma", "delta", "eps", "zeta")
+HOMES = {tenant: home_of(tenant.encode(), None, SERVERS) for tenant in TENANTS}
+FAILED = HOMES["acme"]
+UP = frozenset(range(SERVERS)) - {FAILED}
+SESSIONS = 12
+
+
+def add(session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
+    session.state["n"] = session.state.get("n", 0) + 1
+    session.state["fill"] = payload.get("fill", "")
+    return {"n": session.state["n"], "server": session.server}
+
+
+class Slow:
+    """A handler that asks for a retry until the test lets it end; each run is noted with its server."""
+
+    def __init__(self) -> None:
+        self.runs: list[int] = []
+        self.may_end = threading.Event()
+
+    def again(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
+        self.runs.append(session.server)
+        if not self.may_end.is_set():
+            raise Retry(after=0.2)
+        return add(session, payload)
+
+
+def run(test: Callable[[Town], Awaitable[None]], slow: Slow | None = None, routers: int = ROUTERS) -> None:
+    async def body() -> None:
+        handlers: dict[str, Handler] = {"add": handler(add)}
+        if slow is not None:
+            handlers["again"] = handler(slow.again)
+        town = Town(handlers, routers=routers, servers=SERVERS)
+        await test(town)
+        await turns()
+        for host in town.hosts:
+            host.resident.close()
+
+    asyncio.run(body())
+
+
+def send(town: Town, **payload: Any) -> None:
+    for tenant in TENANTS:
+        for number in range(SESSIONS):
+            town.send(tenant, f"s{number}", **payload)
+
+
+def counted(town: Town) -> dict[tuple[str, str], list[int]]:
+    found: dict[tuple[str, str], list[int]] = {}
+    for result in town.results():
+        assert result["status"] == "done", result
+        found.setdefault((result["tenant"], result["session"]), []).append(result["result"]["n"])
+    return found
+
+
+def clean(town: Town, tasks: int) -> None:
+    """Every task has taken effect once, in order; no session is anywhere but where it belongs."""
+    wanted = {(tenant, f"s{number}"): list(range(1, tasks + 1)) for tenant in TENANTS for number in range(SESSIONS)}
+    assert counted(town) == wanted
+
+
+def live_at(town: Town, up: frozenset[int]) -> None:
+    found: list[tuple[str, str]] = []
+    for server in range(town.servers):
+        for key in town.server(server).rows(sessions.NAME):
+            tenant, _, session = key.decode().split("\0")
+            assert route(tenant, session, HOMES[tenant], up) == server
+            found.append((tenant, session))
+    assert len(found) == len(set(found)) == len(TENANTS) * SESSIONS
+
+
+def names(town: Town, *wanted: str) -> list[str]:
+    return [event["event"] for event in town.events() if not wanted or event["event"] in wanted]
+
+
+def certificates(town: Town, view: int) -> tuple[list[Any], list[Any]]:
+    """What has left and what has arrived in a view, by source and target."""
+    lines: dict[bool, list[Any]] = {True: [], False: []}
+    for event in town.events():
+        if event.get("view") == view and "certificate" in event:
+            for line in event["certificate"]:
+                lines[line["source"] == event["server"]].append(tuple(line.values()))
+    return sorted(lines[True]), sorted(lines[False])
+
+
+def test_a_server_fails_and_returns() -> None:
+    async def test(town: Town) -> None:
+        send(town)
+        town.quiet()
+        town.order("fail-server", server=FAILED, id="f")
+        town.quiet()
+        assert (town.final("f")["event"], town.final("f")["view"]) == ("server-closed", 1)
+        live_at(town, UP)
+        left, arrived = certificates(town, 1)
+        assert left == arrived
+        assert sum(line[2] for line in left) == SESSIONS * list(HOMES.values()).count(FAILED)
+        send(town)
+        town.quiet()
+        town.order("restore-server", server=FAILED, id="r")
+        town.quiet()
+        assert (town.final("r")["event"], town.final("r")["view"]) == ("server-restored", 2)
+        live_at(town, frozenset(range(SERVERS)))
+        left, arrived = certificates(town, 2)
+        assert left == arrived
+        send(town)
+        town.quiet()
+        clean(town, 3)
+
+    run(test)
+
+
+def test_the_sequence_of_the_patents() -> None:
+    """A worker dies: detected, marked, drained to the marker, closed, normal; every step an event, in this order."""
+
+    async def test(town: Town) -> None:
+        hosts = tuple("w1" if server == FAILED else "w2" for server in range(SERVERS))
+        town.seen = Seen({"w1": 1, "w2": 1}, hosts, settled=True)
+        town.quiet()
+        send(town)
+        town.quiet()
+        town.die("w1", "w2")
+        for _ in range(8):
+            send(town)
+            # The failed server's stream takes its time.
+            for host in town.hosts:
+                if host is not town.server(FAILED):
+                    host.turn()
+        performed = len(town.results())
+        assert performed > len(TENANTS) * SESSIONS * 4, "those who did not fail went on"
+        town.quiet()
+        clean(town, 9)
+        events = names(town)
+        assert events[0] == "worker-lost"
+        firsts = [events.index(name) for name in ("worker-lost", "server-failed", "marker-published", "marker-reached")]
+        assert firsts == sorted(firsts)
+        assert events.index("marker-reached") < events.index("server-closed") < events.index("server-normal")
+        assert events.index("stream-held") > events.index("marker-published")
+        assert names(town, "server-failed", "stream-opened") == ["server-failed", "stream-opened"]
+        assert names(town, "server-normal") == ["server-normal"] * (SERVERS - 1)
+        live_at(town, UP)
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns_before", range(14))
+@pytest.mark.parametrize("victim", ["router", "other router", "failed", "receiver"])
+def test_a_host_dies_at_any_turn(victim: str, turns_before: int) -> None:
+    async def test(town: Town) -> None:
+        host = {
+            "router": town.router(0),
+            "other router": town.router(1),
+            "failed": town.server(FAILED),
+            "receiver": town.server(min(UP)),
+        }[victim]
+        send(town)
+        town.quiet()
+        town.order("fail-server", server=FAILED, id="f")
+        for number in range(14):
+            send(town, fill="x" * 3_000)
+            if number == 7:
+                town.order("restore-server", server=FAILED, id="r")
+            if number == turns_before:
+                host.turn(commit=False)
+                host.restart()
+            town.turn()
+        town.quiet()
+        assert town.final("f")["event"] == "server-closed"
+        assert town.final("r")["event"] == "server-restored"
+        clean(town, 15)
+        live_at(town, frozenset(range(SERVERS)))
+        assert certificates(town, 1)[0]
+        for host in town.hosts[town.routers :]:
+            assert not [key for key in host.rows(handoffs.NAME) if key.startswith(handoffs.HELD)]
+
+    run(test)
