@@ -14,7 +14,7 @@ from app.protocol.backup_order import backup_order
 from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route, session_key
 from app.settings import Settings
-from app.worker import exchange_view, tenants
+from app.worker import exchange_view, tenants, views
 from tables import sessions, waiting
 
 STUCK_S = 5.0
@@ -65,14 +65,15 @@ class Telling:
         plan = engine.plan if engine is not None else None
         hosts = plan.host if plan is not None else {}
         lags = engine.janitor.lags if engine is not None else {}
-        waiting_here = sum(
+        view = views.known(engine, self.settings.servers)
+        waiting_here = views.held(engine) + sum(
             place.resident.waiting_count()
             for place in (engine.places.running() if engine is not None else ())
             if isinstance(place.resident, server.Server)
         )
         return {
             "namespace": self.settings.namespace,
-            "view": 0,
+            "view": view.epoch,
             "workers": [
                 {
                     "name": name,
@@ -86,13 +87,14 @@ class Telling:
             "servers": [
                 {
                     "server": number,
-                    "up": True,
+                    "up": number in view.up,
                     "host": hosts.get(f"server-{number}"),
                     "standbys": list(plan.standbys.get(f"server-{number}", ())) if plan is not None else [],
                     "lag": lags.get((self._names.work, number)),
                 }
                 for number in range(self.settings.servers)
             ],
+            "warming": sorted(plan.warmups) if plan is not None else [],
             "migrations": tenants.migrations(engine),
             "parked": tenants.parked(engine),
             "waiting": waiting_here,
@@ -130,7 +132,7 @@ class Telling:
         """Compute where a session lives; it need not exist."""
         servers = self.settings.servers
         home = home_of(tenant.encode(), tenants.placed(self._engine, tenant)[0], servers)
-        number = route(tenant, session, home, frozenset(range(servers)))
+        number = route(tenant, session, home, views.known(self._engine, servers).up)
         host, url = self._host(f"server-{number}")
         return Location(number, host, url, list(backup_order(session_key(tenant, session), servers)))
 
