@@ -116,6 +116,11 @@ class Steward:
 
     # -- what can be told -----------------------------------------------------------------------------------------
 
+    @property
+    def known(self) -> views.Known:
+        """The last view, and home workers."""
+        return self._state.known
+
     def missing(self) -> Sequence[int]:
         """The servers that have not closed the view that is under way."""
         state = self._state

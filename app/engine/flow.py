@@ -260,9 +260,14 @@ class Flow:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Answer] = loop.create_future()
 
+        def answer(found: Answer) -> None:
+            # Whoever asked may be gone: a worker that stops waits for no claims.
+            if not done.done():
+                done.set_result(found)
+
         def answered(submission: Submission) -> None:
             assert submission.answer is not None
-            loop.call_soon_threadsafe(done.set_result, submission.answer)
+            loop.call_soon_threadsafe(answer, submission.answer)
 
         self._committer.submit(Submission(self._sealed({}, (), offsets), self.generation, answered=answered))
         return await done

@@ -11,8 +11,9 @@ from app import topics
 from app.engine.engine import Engine
 from app.errors import UnavailableError
 from app.protocol.backup_order import backup_order
+from app.protocol.forwarding import Decision, first_guess, received
 from app.protocol.murmur2 import partition_of
-from app.protocol.placement import home_of, route, session_key
+from app.protocol.placement import home_of, session_key
 from app.settings import Settings
 from app.worker import exchange_view, tenants, views
 from tables import sessions, waiting
@@ -64,7 +65,6 @@ class Telling:
         engine = self._engine
         plan = engine.plan if engine is not None else None
         hosts = plan.host if plan is not None else {}
-        lags = engine.janitor.lags if engine is not None else {}
         view = views.known(engine, self.settings.servers)
         waiting_here = views.held(engine) + sum(
             place.resident.waiting_count()
@@ -84,21 +84,33 @@ class Telling:
                 }
                 for name, entry in sorted((plan.workers if plan is not None else {}).items())
             ],
-            "servers": [
-                {
-                    "server": number,
-                    "up": number in view.up,
-                    "host": hosts.get(f"server-{number}"),
-                    "standbys": list(plan.standbys.get(f"server-{number}", ())) if plan is not None else [],
-                    "lag": lags.get((self._names.work, number)),
-                }
-                for number in range(self.settings.servers)
-            ],
+            "servers": self.servers(),
             "warming": sorted(plan.warmups) if plan is not None else [],
             "migrations": tenants.migrations(engine),
             "parked": tenants.parked(engine),
             "waiting": waiting_here,
         }
+
+    def servers(self) -> list[dict[str, Any]]:
+        """The servers as this worker sees them: the objects of ``/api/servers``."""
+        engine = self._engine
+        plan = engine.plan if engine is not None else None
+        lags = engine.janitor.lags if engine is not None else {}
+        view = views.known(engine, self.settings.servers)
+        here = views.here(engine)
+        steward = views.steward(engine)
+        return [
+            {
+                "server": number,
+                "up": number in view.up,
+                "host": plan.host.get(f"server-{number}") if plan is not None else None,
+                "standbys": list(plan.standbys.get(f"server-{number}", ())) if plan is not None else [],
+                "lag": lags.get((self._names.work, number)),
+                **here.get(number, {"view": None, "aligning": None, "held": None}),
+                **steward(number),
+            }
+            for number in range(self.settings.servers)
+        ]
 
     def _state(self, name: str) -> str:
         return "running" if name != self.name or self.ready()[0] else "restoring"
@@ -128,13 +140,33 @@ class Telling:
         """An exchange that is managed here; see :func:`app.worker.exchange_view.show`."""
         return exchange_view.show(self._running(), exchange)
 
-    def locate(self, tenant: str, session: str) -> Location:
+    def knows(self, server: int) -> bool:
+        """Is there a server of this number?"""
+        return 0 <= server < self.settings.servers
+
+    def host_of(self, server: int) -> tuple[str | None, str | None]:
+        """Name and address of the worker that hosts a server."""
+        return self._host(f"server-{server}")
+
+    def home(self, tenant: str) -> int:
+        """Where a tenant is at home, as far as this worker knows."""
+        return home_of(tenant.encode(), tenants.placed(self._engine, tenant)[0], self.settings.servers)
+
+    def locate(self, tenant: str, session: str, primary: int | None = None) -> Location:
         """Compute where a session lives; it need not exist."""
         servers = self.settings.servers
-        home = home_of(tenant.encode(), tenants.placed(self._engine, tenant)[0], servers)
-        number = route(tenant, session, home, views.known(self._engine, servers).up)
+        believed = primary if primary is not None and self.knows(primary) else self.home(tenant)
+        number = first_guess(tenant, session, believed, servers, views.known(self._engine, servers).up)
         host, url = self._host(f"server-{number}")
         return Location(number, host, url, list(backup_order(session_key(tenant, session), servers)))
+
+    def receive(self, tenant: str, session: str, server: int, hops: int) -> Decision:
+        """What a server that is hosted here does with a request that has made so many hops.
+
+        Raises:
+            UnavailableError: the server is not here, or is still being restored.
+        """
+        return received(views.whose(self._engine, server, tenant, session), hops)
 
     def _host(self, place: str) -> tuple[str | None, str | None]:
         """The worker that hosts a place now, and its address."""
@@ -171,13 +203,12 @@ class Telling:
         found = tenants.read(self._engine, number, self.settings.servers, tenant)
         return {"tenant": tenant, "router": number, **found, "host": self._host(f"server-{found['home']}")[0]}
 
-    def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
-        """A session's committed rows, on its host: state, sequence, and what waits and why.
+    def read_session(self, tenant: str, session: str, number: int) -> dict[str, Any] | None:
+        """A session's committed rows, on its host: state, sequence, what waits and why, and why it lives here.
 
         Raises:
             UnavailableError: its server is not here, or is still being restored.
         """
-        number = self.locate(tenant, session).server
         place = self._engine.places.all[f"server-{number}"] if self._engine is not None else None
         if self._engine is None or place is None or not place.running:
             raise UnavailableError(f"server {number} is not served by worker {self.name} now", retry_after_s=0.5)
@@ -187,7 +218,13 @@ class Telling:
         if row is None and not queue:
             return None
         decoded = sessions.decode(row) if row is not None else None
+        order = backup_order(session_key(tenant, session), self.settings.servers)
+        home = self.home(tenant)
+        up = views.known(self._engine, self.settings.servers).up
         return {
+            "home": home,
+            "why": _why(number, home, order, up),
+            "backup_order": list(order),
             "state": orjson.loads(decoded.state) if decoded is not None else {},
             "sequence": decoded.sequence if decoded is not None else 0,
             "waiting": [
@@ -200,6 +237,18 @@ class Telling:
                 for entry in queue
             ],
         }
+
+
+def _why(server: int, home: int, order: tuple[int, ...], up: frozenset[int]) -> str:
+    if server == home:
+        return f"server {home} is its tenant's home"
+    if home in up:
+        return f"it is on its way home to server {home}"
+    before = [str(other) for other in order[: order.index(server)] if other not in up]
+    skipped = f" (before it in the order, and down: {', '.join(before)})" if before else ""
+    return (
+        f"server {home}, its tenant's home, is down; of those that are up, {server} is the first of its order{skipped}"
+    )
 
 
 def _numbers(kind: str, worker: str, hosts: Mapping[str, str]) -> list[int]:

@@ -1,13 +1,14 @@
 """What a worker can tell of views. Calls may come from any thread."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from agents.router import Router
 from agents.server import Server
 from app.engine.engine import Engine
 from app.errors import UnavailableError
 from app.protocol import affinity
-from app.protocol.affinity import Whose
+from app.protocol.affinity import Receiving, Sending, Whose
 from app.protocol.murmur2 import partition_of
 from app.protocol.placement import Routes
 from tables import views
@@ -47,7 +48,7 @@ def _later(one: Known, other: Known) -> Known:
     return max(one, other, key=lambda view: (view.epoch, view.closed))
 
 
-def whose(engine: Engine | None, server: int, tenant: str, session: str, home: int) -> Whose:
+def whose(engine: Engine | None, server: int, tenant: str, session: str) -> Whose:
     """Whose is a session, as the server's own stream has told?
 
     Raises:
@@ -59,20 +60,30 @@ def whose(engine: Engine | None, server: int, tenant: str, session: str, home: i
         raise UnavailableError(f"server {server} is not served here now", retry_after_s=0.5)
     states = resident.alignment.states
     state = states[partition_of(tenant.encode(), len(states))]
+    home = resident.tenants.home(tenant)
     return affinity.whose(state, tenant, session, home, server=server, routes=Routes(1))
 
 
-def aligning(engine: Engine | None) -> dict[int, str]:
-    """What the servers that are hosted here still do for a view: ``sends``, ``receives``."""
-    found: dict[int, str] = {}
+def here(engine: Engine | None) -> dict[int, dict[str, Any]]:
+    """What the servers that are hosted here know of views: the last one, what they still do for it, tasks held."""
+    found: dict[int, dict[str, Any]] = {}
     for place in engine.places.running() if engine is not None else ():
         if isinstance(place.resident, Server):
-            states = place.resident.alignment.states
-            if any(isinstance(state, affinity.Sending) for state in states):
-                found[place.number] = "sends"
-            elif any(isinstance(state, affinity.Receiving) for state in states):
-                found[place.number] = "receives"
+            alignment = place.resident.alignment
+            kinds = {type(state) for state in alignment.states}
+            doing = "sends" if Sending in kinds else "receives" if Receiving in kinds else None
+            epoch = max(state.change.epoch for state in alignment.states)
+            found[place.number] = {"view": epoch, "aligning": doing, "held": alignment.held.total}
     return found
+
+
+def steward(engine: Engine | None) -> Callable[[int], dict[str, Any]]:
+    """What the steward knows of a server, if he is hosted here: home worker, failed by an operator."""
+    for place in engine.places.running() if engine is not None else ():
+        if isinstance(place.resident, Router) and place.resident.steward is not None:
+            state = place.resident.steward.known
+            return lambda number: {"home": state.homes.homes[number] or None, "sticky": number in state.sticky}
+    return lambda number: {"home": None, "sticky": None}
 
 
 def held(engine: Engine | None) -> int:

@@ -25,11 +25,11 @@ def settled(worker: Worker, names: Iterable[str], servers: int = SERVERS) -> dic
     """Wait until every worker of these hosts servers, and no place is to move on; the servers of each."""
     wanted = set(names)
 
-    def found() -> dict[str, list[int]] | None:
+    def found() -> dict[str, list[int]]:
         status = worker.get("/api/status")[1]
         if not isinstance(status, dict) or {entry["host"] for entry in status["servers"]} != wanted:
-            return None
-        return hosted(worker, servers) if not status.get("warming") else None
+            return {}
+        return hosted(worker, servers) if not status.get("warming") else {}
 
     return wait_for(found, 30, f"{sorted(wanted)} all host servers")
 
