@@ -17,7 +17,7 @@ from app.topics import Names
 Chains = dict[tuple[str, str], str]
 """The last link by tenant and session."""
 
-CHAIN_TYPES = frozenset({"chain.link", "chain.async", "chain.blocking"})
+CHAIN_TYPES = frozenset({"chain.link", "chain.async", "chain.blocking", "chain.retry"})
 
 
 def link(before: str, payload: dict[str, Any]) -> str:
