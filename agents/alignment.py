@@ -6,15 +6,16 @@ leave are sent by :mod:`agents.leaving`, a few at a time, between batches.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import orjson
 
 from agents.announcing import announce
 from agents.cells import ServerContext
-from agents.held import HeldTask, HeldTasks
+from agents.held import HeldTasks
 from agents.leaving import Leaving
+from agents.resuming import Performer, Resuming
 from agents.tenants import Tenants
 from app.engine.crashpoints import passing
 from app.engine.places import Place
@@ -43,7 +44,7 @@ ROUTERS_MAX = 50_000
 SECONDS_KEPT = 1_000
 
 
-class Memory(Protocol):
+class Memory(Performer, Protocol):
     """The sessions in a server's memory, as views see them."""
 
     def freeze(self, leaves: Callable[[str, str], bool]) -> None:
@@ -51,9 +52,6 @@ class Memory(Protocol):
 
     def take_up(self, keys: Iterable[bytes]) -> None:
         """Take up what waits under these keys."""
-
-    def perform_held(self, task: HeldTask) -> None:
-        """Perform a task as if the stream brought it now."""
 
 
 class Alignment:
@@ -74,6 +72,7 @@ class Alignment:
         """By router. Other threads may look: a state never changes, another one takes its place."""
         self._changed: set[int] = set()
         self.held = HeldTasks(self._rows)
+        self.resuming = Resuming(context, place, self.held, memory)
         self._come: dict[int, set[bytes]] = {}
         self._leaving = Leaving(context, place, place_of=self._place_of, whose=self.whose)
         self._since: float | None = None
@@ -254,17 +253,17 @@ class Alignment:
 
     # -- in the background ----------------------------------------------------------------------------------------
 
-    def found_waiting(self, key: bytes) -> None:
-        """A row that waits was found when the server opened, of a session that has not come yet."""
-        tenant, _, _ = waiting.names_of(key)
-        self._come.setdefault(self.router_of(tenant), set()).add(key)
+    def waiting_at_open(self) -> Iterator[tuple[bytes, bytes]]:
+        """What waits of sessions that live here; of those that have not come yet, the rows that have are noted."""
+        for key, row in self._tables[WAITING].scan():
+            tenant, epoch, session = waiting.names_of(key)
+            if self.lives(tenant, epoch, session):
+                yield key, row
+            elif self._tenants.live(tenant, epoch):
+                self._come.setdefault(self.router_of(tenant), set()).add(key)
 
     def on_time(self, now: float) -> None:
         """Do a little of what is to be done, and say when to come again."""
-        if self._context.trials:
-            # Somebody's task is performed alone: nothing may be begun beside it.
-            self.due = now + PAUSE_S
-            return
         if self._opening:
             self._opening = False
             self._say_again()
@@ -275,10 +274,9 @@ class Alignment:
             worked = False
             for router in range(len(self.states)):
                 task = alignment.ahead(self.states[router], self.held.counts(router))
-                if task is not None:
-                    worked = True
-                    self._one(router, task, until)
-        self.due = (now + PAUSE_S if unit.full else 0.0) if worked else None
+                worked |= task is not None and self._one(router, task, until)
+        ahead = any(alignment.ahead(state, self.held.counts(router)) for router, state in enumerate(self.states))
+        self.due = None if not ahead else 0.0 if worked and not unit.full else now + PAUSE_S
 
     def _say_again(self) -> None:
         if self._taken_over:
@@ -287,16 +285,21 @@ class Alignment:
             report = closing.again(self.states, self._server)
             self._write(self._context.names.commands, 0, report.record)
 
-    def _one(self, router: int, task: alignment.Task, until: float) -> None:
+    def _one(self, router: int, task: alignment.Task, until: float) -> bool:
+        """A little of one task; False: it has to wait."""
         match task:
             case ShipSessions(after):
                 self._ship(router, SESSION, after, until)
             case ShipWaiting(after):
                 self._ship(router, WAITING, after, until)
             case Resume(source):
-                self._resume(router, source, RESUMED_AT_ONCE)
+                # While somebody's task is performed alone, none may be begun beside it.
+                if self._context.trials - {self.resuming}:
+                    return False
+                return self._resume(router, source, RESUMED_AT_ONCE) > 0
             case Conclude():
                 self._feed(router, alignment.Concluded())
+        return True
 
     def _ship(self, router: int, table: str, after: str, until: float) -> None:
         sending = {number: state for number, state in enumerate(self.states) if isinstance(state, Sending)}
@@ -305,11 +308,8 @@ class Alignment:
             self._feed(router, page)
 
     def _resume(self, router: int, source: int, most: int) -> int:
-        """Perform tasks that are held for sessions from ``source``, which are here."""
-        count = 0
-        for task in self.held.some(router, source, most):
-            self._memory.perform_held(task)
-            count += 1
+        """Perform tasks that are held for sessions from ``source``, which are here; 0: not before a commit."""
+        count = self.resuming.some(router, source, most)
         self._context.engine.unit.weight += count
         passing("view-resumes")
         return count
@@ -322,12 +322,20 @@ class Alignment:
         for router, state in enumerate(self.states):
             while records > 0:
                 task = alignment.ahead(state, self.held.counts(router))
-                if not isinstance(task, Resume):
+                count = self._resume(router, task.source, records) if isinstance(task, Resume) else 0
+                if not count:
                     break
-                records -= self._resume(router, task.source, records)
+                records -= count
 
     def before_seal(self) -> None:
         """Write the rows of what has changed, once each."""
+        self.resuming.before_seal()
         for router in self._changed:
             self._rows.put(handoffs.view_key(router), handoffs.encode_view(self.states[router]))
         self._changed.clear()
+
+    def after_commit(self) -> None:
+        """A unit was committed."""
+        if self.resuming.waits:
+            self.resuming.after_commit()
+            self.due = 0.0

@@ -88,6 +88,7 @@ class Line:
         """Handlers running aside that were started with the open unit."""
         self.verdict: Verdict | None = None
         """What is to become of the task that the current record of the stream wakes."""
+        self.watched: Vigilance | None = None
 
     @property
     def full(self) -> bool:
@@ -195,7 +196,7 @@ class Line:
             cell.tenant, cell.session, self._server, entry.task_id, attempt, cell.state or cell.current_state()
         )
         watchdog = context.watchdog
-        watchdog.current = (self._vigilance, cell, entry)
+        watchdog.current = (self.watched or self._vigilance, cell, entry)
         ending = run_inline(handler, session, entry.payload, context.limit)
         watchdog.current = None
         if type(ending) is not Done:

@@ -6,7 +6,7 @@ handler in line, keep the new state, append the result. What waits is :mod:`agen
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import faust
 import orjson
@@ -22,13 +22,14 @@ from agents.held import HeldTask, name_of
 from agents.line import Line
 from agents.parts import Parts
 from agents.performing import Again, Failed, unknown
-from agents.suspicion import Vigilance
+from agents.suspicion import Verdict, Vigilance
 from agents.tenants import Tenants
 from app.engine.driver import Delivery
 from app.engine.fetch import Batch, Record
 from app.engine.offsets import Partition
 from app.engine.places import Place
 from app.errors import RecordError
+from app.protocol import suspects
 from app.protocol.control import (
     MARK,
     Abort,
@@ -65,6 +66,7 @@ class Server:
         self._committed = self._position = place.committed[self._work].offset or 0
         self._settling = False
         self._expiry = Expiry(self._sessions.store, context.session_ttl)
+        of_held = suspects.of_held(place.number, place.suspicions)
         self._vigilance = Vigilance(
             context.announcements,
             server=place.number,
@@ -72,7 +74,7 @@ class Server:
             end=place.ends.get(self._work, self._position),
             died=place.owner_died,
             max_crashes=context.max_crashes,
-            found=place.suspicions,
+            found={key: value for key, value in place.suspicions.items() if key not in of_held},
         )
         self._endings = Endings(context, place.number)
         self._line = Line(
@@ -89,7 +91,7 @@ class Server:
         self.copying.parts = Parts(context, place, self.tenants)
         self.drains = Drains(context, place, self.tenants)
         self.alignment = self.tenants.views = Alignment(context, place, self.tenants, self)
-        self._line.reopen(self._waiting_at_open())
+        self._line.reopen(self.alignment.waiting_at_open())
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
@@ -174,6 +176,7 @@ class Server:
                 self._context.trials.discard(self)
                 self._vigilance.committed(committed)
         self._line.after_commit()
+        self.alignment.after_commit()
 
     def _behind(self, record: Record) -> None:
         """Perform one record while tasks are held: what comes of their sessions is held behind them."""
@@ -185,11 +188,14 @@ class Server:
                 return
         self._one(record)
 
-    def perform_held(self, task: HeldTask) -> None:
+    def perform_held(self, task: HeldTask, vigilance: Vigilance, verdict: Verdict | None) -> None:
         """Perform a task that was held, as if the stream brought it now; its session lives here."""
         if task.name not in self._cells:
             self._load(*task.name)
+        vigilance.performing = task.offset
+        self._line.watched, self._line.verdict = vigilance, verdict
         self._one(task)
+        self._line.watched = self._line.verdict = None
 
     def _one(self, record: Record) -> None:
         """Perform one record of the stream."""
@@ -319,15 +325,6 @@ class Server:
         found = ((key, self._waiting.get(key)) for key in keys)
         self._line.take_up((key, row) for key, row in found if row is not None)
 
-    def _waiting_at_open(self) -> Iterator[tuple[bytes, bytes]]:
-        """What waits of sessions that live here; of those that have not come yet, the rows that have are noted."""
-        for key, row in self._waiting.scan():
-            tenant, epoch, session = waiting_table.names_of(key)
-            if self.alignment.lives(tenant, epoch, session):
-                yield key, row
-            elif self.tenants.live(tenant, epoch):
-                self.alignment.found_waiting(key)
-
     # -- the rest of a resident -----------------------------------------------------------------------------------
 
     def busy(self) -> bool:
@@ -385,7 +382,8 @@ class Server:
         self._context.trials.discard(self)
         if not getattr(self._context.engine, "failing", False):
             # If the place stays here over a rebalance, nothing else will tell the next resident.
-            self._place.suspicions = self._vigilance.withdraw(self._line.not_begun)
+            withdrawn = self._vigilance.withdraw(self._line.not_begun)
+            self._place.suspicions = {**withdrawn, **self.alignment.resuming.close()}
 
 
 def attach(app: faust.App, names: Names) -> None:

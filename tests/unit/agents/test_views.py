@@ -10,7 +10,7 @@ import pytest
 from app.handlers import Handler, Retry, Session
 from app.protocol.homes import Seen
 from app.protocol.placement import home_of, route
-from tables import handoffs, sessions
+from tables import handoffs, sessions, waiting
 from tests.unit.agents.town import Town
 from tests.unit.agents.workbench import handler, turns
 
@@ -43,9 +43,23 @@ class Slow:
         return add(session, payload)
 
 
+class Poison:
+    """A handler that kills its host, and notes how often."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def kill(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
+        self.runs += 1
+        raise KeyboardInterrupt
+
+
+POISON = Poison()
+
+
 def run(test: Callable[[Town], Awaitable[None]], slow: Slow | None = None, routers: int = ROUTERS) -> None:
     async def body() -> None:
-        handlers: dict[str, Handler] = {"add": handler(add)}
+        handlers: dict[str, Handler] = {"add": handler(add), "kill": handler(POISON.kill)}
         if slow is not None:
             handlers["again"] = handler(slow.again)
         town = Town(handlers, routers=routers, servers=SERVERS)
@@ -191,3 +205,91 @@ def test_a_host_dies_at_any_turn(victim: str, turns_before: int) -> None:
             assert not [key for key in host.rows(handoffs.NAME) if key.startswith(handoffs.HELD)]
 
     run(test)
+
+
+def hold(town: Town) -> None:
+    """The server fails, and everybody but itself has read so: what goes to its sessions is held."""
+    send(town)
+    town.quiet()
+    town.order("fail-server", server=FAILED, id="f")
+    for _ in range(6):
+        for host in town.hosts:
+            if host is not town.server(FAILED):
+                host.turn()
+
+
+def test_a_held_task_that_kills_its_hosts_is_failed() -> None:
+    """It is announced before it runs, then runs alone, and is failed; all others are performed.
+
+    The first hosts die before it is committed that they hold it: those deaths count for the stream.
+    """
+
+    async def test(town: Town) -> None:
+        POISON.runs = 0
+        hold(town)
+        for _ in range(3):
+            send(town)
+        target = town.server(route("acme", "s0", FAILED, UP))
+        town.send("acme", "s0", "kill")
+        town.send("acme", "s0")
+        deaths = 0
+        for _ in range(300):
+            for host in town.hosts:
+                try:
+                    host.turn()
+                except KeyboardInterrupt:
+                    assert host is target
+                    deaths += 1
+                    host.restart(died=True)
+        assert 3 <= deaths == POISON.runs <= 5
+        assert town.final("f")["event"] == "server-closed"
+        (failed,) = [result for result in town.results() if result["status"] == "failed"]
+        assert (failed["session"], failed["error"]["type"]) == ("s0", "HostDied")
+        counts = [len(results) for results in grouped(town).values()]
+        assert sorted(counts) == [4] * (len(counts) - 1) + [6]
+        assert [result["sequence"] for result in grouped(town)["acme", "s0"]] == [1, 2, 3, 4, 5, 6]
+        assert target.engine.suspects.standing == {}
+
+    run(test)
+
+
+def grouped(town: Town) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in town.results():
+        found.setdefault((result["tenant"], result["session"]), []).append(result)
+    return found
+
+
+def test_what_waits_goes_with_its_session() -> None:
+    """A task that is to be retried leaves with its session; its wake-up finds it at the new server, once."""
+    slow = Slow()
+
+    async def test(town: Town) -> None:
+        send(town)
+        for tenant in TENANTS:
+            town.send(tenant, "s1", "again")
+            town.send(tenant, "s1")
+        for _ in range(4):
+            town.turn()
+        assert town.server(FAILED).rows(waiting.NAME)
+        town.order("fail-server", server=FAILED, id="f")
+        for _ in range(10):
+            town.turn()
+        assert not town.server(FAILED).rows(waiting.NAME)
+        slow.may_end.set()
+        await until(lambda: len(town.results()) == len(TENANTS) * (SESSIONS + 2), town)
+        assert counted(town)["acme", "s1"] == [1, 2, 3]
+        assert slow.runs[0] == FAILED or FAILED in slow.runs
+        live_at(town, UP)
+
+    run(test, slow)
+
+
+async def until(condition: Callable[[], bool], town: Town) -> None:
+    """Turn until a condition is met; what runs aside goes on beside."""
+    for _ in range(2_000):
+        if condition():
+            return
+        town.turn()
+        await asyncio.sleep(0.005)
+    raise AssertionError("it does not come to an end")

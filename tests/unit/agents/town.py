@@ -166,6 +166,7 @@ class Host:
         for rows in self.place.rows.values():
             rows.discard()
         self.engine = Workshop()
+        self.engine.suspects.standing.update(self.place.suspicions)
         self.engine.janitor.lags = {}
         self.positions = dict(self.committed)
         self._seen = dict(self.positions)
@@ -254,8 +255,12 @@ class Host:
 
     def restart(self, *, died: bool = False) -> None:
         """The host dies; another one takes the place over, and is told of the death if it is to be vigilant."""
+        # Who dies withdraws nothing.
+        self.engine.failing = died
         self.resident.close()
         self.place.owner_died = died
+        self.place.suspicions = dict(self.engine.suspects.standing)
+        self.place.ends = {where: len(self.town.log[where]) for where in self.place.partitions} if died else {}
         self.open()
 
     def rows(self, table: str) -> dict[bytes, bytes]:
