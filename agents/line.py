@@ -263,7 +263,7 @@ class Line:
         )
         task = asyncio.ensure_future(self._aside_run(cell, entry, run, attempt))
         self._aside[task] = cell
-        task.add_done_callback(lambda ended: self._aside.pop(ended, None))
+        task.add_done_callback(lambda ended: (self._aside.pop(ended, None), run.close()))
         self.fresh += 1
 
     async def _aside_run(self, cell: Cell, entry: Entry, run: Coroutine[Any, Any, Ending], attempt: int) -> None:
@@ -338,8 +338,9 @@ class Line:
         return list(found.values())
 
     def _resume_soon(self, cells: list[Cell]) -> None:
-        """What was running runs again once the loop goes on."""
-        asyncio.get_running_loop().call_soon(self._guarded, lambda: self._resume(cells))
+        """What was running runs again once the loop goes on. Retries wake by time, and may have by then."""
+        lost = [cell for cell in cells if cell.queue[0].phase is not Phase.RETRYING]
+        asyncio.get_running_loop().call_soon(self._guarded, lambda: self._resume(lost))
 
     def _resume(self, cells: list[Cell]) -> None:
         if self._closed:
