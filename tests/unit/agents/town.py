@@ -223,9 +223,12 @@ class Host:
         records = self.town.log[topic, self.number][self.positions[topic] :][:most]
         if records:
             found = batch(topic, records)
-            while found.start < len(records):
+            before = -1
+            while before < found.start < len(records):
+                before = found.start
                 self.resident.perform(found, time.monotonic() + 60)
-            self.positions[topic] = found.next_offset
+            done = found.start == len(records)
+            self.positions[topic] = found.next_offset if done else records[found.start].offset()
 
     def commit(self) -> bool:
         """Everything of the open unit is in the log; was there anything?"""
