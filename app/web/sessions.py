@@ -72,7 +72,9 @@ class Sessions:
                 return await peers.forward(request, url + path, hops=hops, headers={SERVER_HEADER: str(server)})
             match self._view.receive(tenant, session, server, hops):
                 case Forward(to, passed):
-                    server, hops = to, passed
+                    server = to
+                    # Sent to another worker, it is counted there.
+                    hops = passed if self._view.host_of(to)[0] == self._view.name else hops
                 case Refuse():
                     raise ProblemError(503, "unavailable", "the workers do not agree yet on where this lives")
                 case Wait() if waits:

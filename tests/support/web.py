@@ -36,6 +36,7 @@ class FakeView:
     peers: list[str] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
+    hosted: dict[int, tuple[str | None, str | None]] = field(default_factory=dict)
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready
@@ -65,7 +66,7 @@ class FakeView:
         return 0 <= server < 4
 
     def host_of(self, server: int) -> tuple[str | None, str | None]:
-        return self.place.worker, self.place.url
+        return self.hosted.get(server, (self.place.worker, self.place.url))
 
     def locate(self, tenant: str, session: str, primary: int | None = None) -> Place:
         return self.place
