@@ -19,6 +19,7 @@ from app.engine.embedded_kafka import EmbeddedKafka
 from tests.benchmarks import (
     broker,
     endurance,
+    failover,
     large,
     latency,
     migration,
@@ -46,6 +47,7 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     takeover,
     moves,
     migration,
+    failover,
     restore,
     large,
     endurance,
