@@ -84,7 +84,7 @@ def test_everybody_dies_once_at_a_point(workers: Workers, mover: Mover, point: s
 def test_many_servers_fail_in_one_view(workers: Workers, mover: Mover) -> None:
     """Four routers, 64 servers, five workers: one death fails a dozen servers, and all come back."""
     names = [f"w{number}" for number in range(1, 6)]
-    first = workers.start_ready(*names)[0]
+    first = workers.start_ready(*names, timeout=120)[0]
     homes = settled(first, names, 64)
     load = traffic(workers, ("chain.link",))
     workers.all[4].kill9()
@@ -92,7 +92,7 @@ def test_many_servers_fail_in_one_view(workers: Workers, mover: Mover) -> None:
     assert lost["servers"] == homes["w5"]
     spread = certified(closed(mover, 1, 64, 120))
     assert set(spread) == set(range(64)) - set(homes["w5"])
-    workers.start_ready("w5")
+    workers.start_ready("w5", timeout=120)
     certified(closed(mover, 2, 64, 120))
     finish(workers, load, 64)
 

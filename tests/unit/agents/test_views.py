@@ -1,18 +1,22 @@
 """Servers that fail and return, through the real shells, on a log in memory: every step by hand."""
 
 import asyncio
+import json
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from app.handlers import Handler, Retry, Session
+from app.protocol import control, holding
 from app.protocol.homes import Seen
+from app.protocol.markers import Leaving
 from app.protocol.placement import home_of, route
 from tables import handoffs, sessions, waiting
 from tests.unit.agents.town import Town
-from tests.unit.agents.workbench import handler, turns
+from tests.unit.agents.workbench import NAMES, handler, turns
 
 SERVERS = 4
 ROUTERS = 2
@@ -296,3 +300,102 @@ async def until(condition: Callable[[], bool], town: Town) -> None:
         town.turn()
         await asyncio.sleep(0.005)
     raise AssertionError("it does not come to an end")
+
+
+def test_a_leave_in_good_order_is_no_death() -> None:
+    """The plan without the worker is known before its word of leaving was read: it is not believed until then."""
+
+    async def test(town: Town) -> None:
+        town.quiet()
+        steward = town.router()
+        town.seen = Seen({"w1": 1}, ("w1",) * SERVERS, settled=True)
+        key, value = control.encode(Leaving("w2", 1))
+        town.put(NAMES.commands, 0, key, value)
+        steward.restart()
+        # Timers first: nothing of `commands` was fetched yet.
+        steward.resident.on_time(time.time())
+        town.quiet()
+        assert town.events() == []
+        # And who is gone without a word has died.
+        town.seen = Seen({"w3": 1}, ("w3",) * SERVERS, settled=True)
+        steward.restart()
+        town.quiet()
+        assert names(town)[0] == "worker-lost"
+
+    run(test)
+
+
+def test_a_word_of_an_earlier_plan_says_nothing() -> None:
+    """Only the record that this very steward wrote tells it that it has read enough."""
+
+    async def test(town: Town) -> None:
+        town.quiet()
+        steward = town.router()
+        (look,) = [record for record in town.log[NAMES.commands, 0] if record.key() == b"!look"]
+        town.seen = Seen({"w1": 1}, ("w1",) * SERVERS, settled=True)
+        town.put(NAMES.commands, 0, look.key(), look.value())
+        key, value = control.encode(Leaving("w2", 1))
+        town.put(NAMES.commands, 0, key, value)
+        steward.restart()
+        town.quiet()
+        assert town.events() == []
+
+    run(test)
+
+
+def test_commands_about_servers_have_one_end_each() -> None:
+    async def test(town: Town) -> None:
+        town.quiet()
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"command": "restore-server", "server": 1}, "server-up"),
+            ({"command": "fail-server", "server": SERVERS}, "unknown-server"),
+            ({"command": "forget-worker", "worker": "w9"}, "unknown-worker"),
+            ({"command": "forget-worker", "worker": "w1"}, "worker-alive"),
+            ({"command": "drain-server", "server": -1}, "unknown-server"),
+            ({"command": "fail-server", "server": "x"}, "bad-command"),
+            ({"command": "forget-worker"}, "bad-command"),
+        ]
+        for number, (command, reason) in enumerate(wrong):
+            town.order(**command, id=f"c{number}")
+            town.quiet()
+            assert (town.final(f"c{number}")["event"], town.final(f"c{number}")["reason"]) == (
+                "command-rejected",
+                reason,
+            )
+        # One that went to another router is sent on, and a repetition is answered as it was.
+        order: dict[str, Any] = {"command": "fail-server", "server": 1, "id": "f"}
+        town.put(NAMES.commands, 1, None, json.dumps(order).encode())
+        town.quiet()
+        assert town.final("f")["event"] == "server-closed"
+        town.order(**order)
+        town.quiet()
+        assert [event["event"] for event in town.events() if event["id"] == "f" and event["final"]] == [
+            "server-closed",
+            "server-closed",
+        ]
+        assert len(names(town, "server-failed")) == 1
+
+    run(test)
+
+
+def test_a_stream_that_holds_too_much_is_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hand-offs are read on, or nothing would ever leave."""
+    monkeypatch.setattr(holding, "HELD_MAX", 5)
+
+    async def test(town: Town) -> None:
+        hold(town)
+        for _ in range(4):
+            send(town)
+            for host in town.hosts:
+                if host is not town.server(FAILED):
+                    host.turn()
+        full = [server for server in UP if town.server(server).resident.pausing()]
+        assert full
+        assert names(town, "stream-full") == ["stream-full"] * len(full)
+        for _ in range(4):
+            town.turn()
+        town.quiet()
+        clean(town, 5)
+        assert not any(town.server(server).resident.pausing() for server in UP)
+
+    run(test)
