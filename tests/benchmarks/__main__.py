@@ -19,6 +19,7 @@ from app.engine.embedded_kafka import EmbeddedKafka
 from tests.benchmarks import (
     broker,
     endurance,
+    exchanges,
     failover,
     large,
     latency,
@@ -30,6 +31,7 @@ from tests.benchmarks import (
     routing,
     scaling,
     takeover,
+    transfers,
 )
 from tests.benchmarks.bench import Bench, Benchmark
 from tests.benchmarks.options import Options
@@ -48,6 +50,8 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     moves,
     migration,
     failover,
+    transfers,
+    exchanges,
     restore,
     large,
     endurance,
