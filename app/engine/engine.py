@@ -362,7 +362,9 @@ class Engine:
         self._rejoin_when_warm = name in word.plan.warmups.values()
         self._committer.allow(word.generation, word.join)
         self.halted = False
-        self.places.assigned(word, name)
+        if not self._stop:
+            # Who is about to leave takes nothing over that others would have to take from him.
+            self.places.assigned(word, name)
 
     def _rejoin_if_warm(self) -> None:
         """A place is to come here once its rows are warm here: say so by joining again."""

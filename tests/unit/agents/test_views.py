@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from agents import alignment
 from app.handlers import Handler, Retry, Session
 from app.protocol import control, holding
 from app.protocol.homes import Seen
 from app.protocol.markers import Leaving
+from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route
 from tables import handoffs, sessions, waiting
 from tests.unit.agents.town import Town
@@ -399,3 +401,84 @@ def test_a_stream_that_holds_too_much_is_read_no_further(monkeypatch: pytest.Mon
         assert not any(town.server(server).resident.pausing() for server in UP)
 
     run(test)
+
+
+def test_nothing_overtakes_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New tasks come while held ones are performed, a few at a time: those of one session keep their order."""
+    monkeypatch.setattr(alignment, "TURN_S", 0.0002)
+    monkeypatch.setattr(alignment, "RESUMED_AT_ONCE", 1)
+
+    async def test(town: Town) -> None:
+        hold(town)
+        for _ in range(4):
+            send(town)
+        for host in town.hosts:
+            if host is not town.server(FAILED):
+                host.turn()
+        for _ in range(30):
+            town.send("acme", "s0")
+            town.turn()
+        town.quiet()
+        assert counted(town)["acme", "s0"] == list(range(1, 36))
+        assert all(found == list(range(1, len(found) + 1)) for found in counted(town).values())
+
+    run(test)
+
+
+def test_a_migration_ends_before_the_view_that_fails_its_server() -> None:
+    async def test(town: Town) -> None:
+        send(town)
+        town.quiet()
+        town.order("migrate", "acme", to=min(UP), id="m", offline=True)
+        town.router(partition_of(b"acme", ROUTERS)).turn()
+        town.order("fail-server", server=FAILED, id="f")
+        for _ in range(4):
+            send(town)
+            town.turn()
+        town.quiet()
+        ended = town.final("m")
+        assert (ended["event"], ended["reason"]) == ("migration-failed", "view-change")
+        assert town.final("f")["event"] == "server-closed"
+        clean(town, 5)
+        live_at(town, UP)
+        town.order("migrate", "acme", to=min(UP), id="again")
+        town.quiet()
+        assert town.final("again")["reason"] == "server-down"
+
+    run(test)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_wake_up_that_comes_before_its_session_wakes_nobody(restarts: bool) -> None:
+    """The router sends it to where the session is going; nothing of the session is in memory there before it is."""
+    slow = Slow()
+
+    async def test(town: Town) -> None:
+        send(town)
+        for tenant in TENANTS:
+            town.send(tenant, "s1", "again")
+            town.send(tenant, "s1")
+        for _ in range(4):
+            town.turn()
+        town.order("fail-server", server=FAILED, id="f")
+        later = time.monotonic() + 0.7
+        while time.monotonic() < later:
+            for host in town.hosts:
+                if host is not town.server(FAILED):
+                    host.turn()
+            await asyncio.sleep(0.01)
+        slow.may_end.set()
+        # The failed server has sent what waits, and nobody has been told yet that this was all.
+        town.server(FAILED).take(NAMES.work)
+        for _ in range(3):
+            town.server(FAILED).resident.on_time(time.time())
+            town.server(FAILED).commit()
+            for server in UP if restarts else ():
+                town.server(server).turn()
+                town.server(server).restart()
+        await until(lambda: len(town.results()) == len(TENANTS) * (SESSIONS + 2), town)
+        town.quiet()
+        assert all(found == list(range(1, len(found) + 1)) for found in counted(town).values())
+        live_at(town, UP)
+
+    run(test, slow)
