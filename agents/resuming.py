@@ -94,6 +94,11 @@ class Resuming:
         return True
 
     @property
+    def wants_quiet(self) -> bool:
+        """Is a task to be performed alone, as soon as nothing else is under way?"""
+        return self._settling is None and self in self._context.trials
+
+    @property
     def waits(self) -> bool:
         """Must a commit come before more is performed?"""
         return self._settling is not None

@@ -103,7 +103,7 @@ class Server:
         if self._vigilance.active:
             self._carefully(batch, until)
             return
-        if self.alignment.held.full:
+        if self.alignment.held.full or self.alignment.resuming.wants_quiet:
             return
         records, index, line = batch.records, batch.start, self._line
         clock, perform, count = time.monotonic, self._next(len(batch.records) - index), len(batch.records)
