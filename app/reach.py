@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from app.errors import BrokerUnreachableError, ConfigurationError, HoldfastError
 from app.settings import Settings, kafka_config, require_bootstrap
 
-PROBE_S: Final = 3.0
+PROBE_S: Final = 6.0
 """How long the connection that asks why may take."""
 
 NO_ANSWER: Final = frozenset(
@@ -30,6 +30,7 @@ NO_ANSWER: Final = frozenset(
 """Errors after which nothing is known about the cluster."""
 
 _POLL_S: Final = 0.05
+_AFTERWARDS_S: Final = 0.3
 _LOGIN: Final = "check HOLDFAST_SASL_USERNAME, HOLDFAST_SASL_PASSWORD and HOLDFAST_SASL_MECHANISM"
 _CIPHER: Final = "check HOLDFAST_SECURITY_PROTOCOL, HOLDFAST_SSL_CA_LOCATION and the client's certificate"
 _CLOSED: Final = "it takes the connection and closes it: check HOLDFAST_SECURITY_PROTOCOL, or start it anew"
@@ -56,7 +57,7 @@ def unreachable(settings: Settings, detail: str) -> HoldfastError:
         if error.code() == KafkaError._SSL or "SSL handshake failed" in text or "SSL alert" in text:
             return ConfigurationError(f"no secure connection to the brokers at {bootstrap} ({text}): {_CIPHER}")
     # Librdkafka says nothing about a connection that was closed without a word, as TLS listeners close plain ones.
-    if [error.code() for error in heard] == [KafkaError._ALL_BROKERS_DOWN]:
+    if {error.code() for error in heard} == {KafkaError._ALL_BROKERS_DOWN}:
         return BrokerUnreachableError(bootstrap, detail, advice=_CLOSED)
     return BrokerUnreachableError(bootstrap, detail)
 
@@ -69,8 +70,12 @@ def _listen(settings: Settings) -> list[KafkaError]:
         probe = AdminClient(options)
     except KafkaException:
         return []
-    ends = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._ALL_BROKERS_DOWN)
+    refusals = (KafkaError._AUTHENTICATION, KafkaError._SSL)
     deadline = time.monotonic() + PROBE_S
-    while time.monotonic() < deadline and not any(error.code() in ends for error in heard):
+    tried_all = False
+    while time.monotonic() < deadline and not any(error.code() in refusals for error in heard):
         probe.poll(_POLL_S)
+        if not tried_all and any(error.code() == KafkaError._ALL_BROKERS_DOWN for error in heard):
+            # The reason may come after it.
+            tried_all, deadline = True, min(deadline, time.monotonic() + _AFTERWARDS_S)
     return heard
