@@ -26,7 +26,7 @@ from app.protocol.control import (
 from app.protocol.migration import AbortOrdered, Event
 from app.protocol.moves import Announce, Order
 from app.protocol.murmur2 import partition_of
-from app.records import Command
+from app.records import NAME_MAX_CHARS, Command, valid_id
 from app.topics import Names
 
 log = logging.getLogger(__name__)
@@ -133,10 +133,11 @@ class Orders:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         fields = {"reason": "bad-command", "message": f"{where}: {first['msg']}" if where else str(first["msg"])}
-        if type(given.get("tenant")) is str:
-            fields = {"tenant": given["tenant"], **fields}
+        tenant = given.get("tenant")
+        if type(tenant) is str and len(tenant) <= NAME_MAX_CHARS:
+            fields = {"tenant": tenant, **fields}
         known = given.get("id")
-        command = known if type(known) is str and known else place
+        command = known if type(known) is str and valid_id(known) else place
         subject = key or command.encode(errors="replace")
         if not self._announcer.repeat(subject, command, now_ms):
             self._announcer.say(subject, Announce("command-rejected", command, True, fields), now_ms)

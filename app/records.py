@@ -221,7 +221,7 @@ class Command(_Record):
         "restore-server",
         "drain-server",
     ]
-    id: Annotated[StrictStr, Field(min_length=1)] | None = None
+    id: Annotated[StrictStr, Field(min_length=1, max_length=ID_MAX_CHARS)] | None = None
     tenant: Name | None = None
     to: StrictInt | None = None
     server: StrictInt | None = None

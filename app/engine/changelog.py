@@ -16,6 +16,7 @@ from typing import Any, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from app.engine.crashpoints import passing
+from app.engine.denied import DENIED, denied
 from app.engine.fetch import in_batches
 from app.engine.offsets import Partition
 from app.engine.table import Rows
@@ -222,6 +223,8 @@ class Changelog(threading.Thread):
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             if where in self._followed:
                 self._lost[where] = None
+        elif error.code() in DENIED:
+            raise denied(f"read {where[0]}", error.str())
         elif error.fatal():
             raise KafkaException(error)
         else:

@@ -191,6 +191,17 @@ def test_a_token_guards_all_but_health_and_readiness(serve: Serve) -> None:
     assert ask(f"{url}/api/sessions/acme/s", headers=right).status == 200
 
 
+EVERYBODY = {"host": "0.0.0.0"}  # noqa: S104 - for the length of a test.
+
+
+@pytest.mark.parametrize(("settings", "said"), [(EVERYBODY, True), ({**EVERYBODY, "token": "t"}, False), ({}, False)])
+def test_http_that_is_open_to_other_machines_says_so(
+    serve: Serve, caplog: pytest.LogCaptureFixture, settings: dict[str, str], said: bool
+) -> None:
+    serve(FakeView(), **settings)
+    assert ("anybody who reaches" in caplog.text) is said
+
+
 def test_metrics_come_from_the_hook() -> None:
     class Counted:
         def read(self, accept: str) -> tuple[bytes, str]:
