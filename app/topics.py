@@ -124,6 +124,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.changelog("exchange-messages"), routers),
         (names.changelog("outcomes"), routers),
         (names.changelog("handoffs"), servers),
+        (names.changelog("views"), routers),
     ]
     return [
         *(TopicSpec(name, count, _kept(size, milliseconds)) for name, count, size, milliseconds in kept),

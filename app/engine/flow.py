@@ -221,7 +221,7 @@ class Flow:
         """Close the unit and send it to the commit thread; ``released``: with it every place is given up."""
         assert self.in_flight is None
         places = self._places.open()
-        if not places:
+        if not places and self.unit.empty:
             return
         for place in places:
             place.served.before_seal()
@@ -285,9 +285,14 @@ class Flow:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Answer] = loop.create_future()
 
+        def answer(found: Answer) -> None:
+            # Whoever asked may be gone: a worker that stops waits for no claims.
+            if not done.done():
+                done.set_result(found)
+
         def answered(submission: Submission) -> None:
             assert submission.answer is not None
-            loop.call_soon_threadsafe(done.set_result, submission.answer)
+            loop.call_soon_threadsafe(answer, submission.answer)
 
         self._committer.submit(Submission(self._sealed({}, (), offsets), self.generation, answered=answered))
         return await done

@@ -6,6 +6,7 @@
 ``GET /api/status``                       the cluster as this worker sees it
 ``GET /api/tenants``                      tenants that have sessions or were ever moved
 ``GET /api/tenants/{tenant}``             answered by the worker that hosts the tenant's router
+``GET /api/servers[/{n}]``                 where servers are, and what they do for a view
 ``GET /api/sessions/{tenant}/{session}``  answered by the worker that hosts the session's server
 ``GET /api/exchanges[/{exchange}]``        see :mod:`app.web.exchanges`
 ``GET /api/events``, ``/api/live``         server-sent events, see :mod:`app.web.live`
@@ -39,6 +40,7 @@ from app.web.gateway import Gateway
 from app.web.live import Live
 from app.web.orders import Desk, KafkaDesk, Orders
 from app.web.peers import FORWARD_TIMEOUT, Peers
+from app.web.sessions import Sessions
 from app.web.view import ClusterView
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Api:
         self._settings = settings
         self._gateway = gateway
         self._metrics = metrics
+        self._sessions = Sessions(view)
         self._peers: Peers
         self._connected: aiohttp.ClientSession
 
@@ -100,6 +103,8 @@ class Api:
         application.router.add_get("/api/status", self._status)
         application.router.add_get("/api/tenants", self._tenants)
         application.router.add_get("/api/tenants/{tenant}", self._tenant)
+        application.router.add_get("/api/servers", self._servers)
+        application.router.add_get("/api/servers/{number}", self._server)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
         application.router.add_get("/api/figures", self._figures)
@@ -179,23 +184,40 @@ class Api:
             return await self._peers.forward(request, f"{location.url}/api/tenants/{quote(tenant, safe='')}")
         return answer(self._view.read_tenant(tenant))
 
+    async def _servers(self, request: web.Request) -> web.Response:
+        return answer({"servers": await self._told(request)})
+
+    async def _server(self, request: web.Request) -> web.Response:
+        number = request.match_info["number"]
+        servers = await self._told(request)
+        found = next((entry for entry in servers if str(entry["server"]) == number), None)
+        if found is None:
+            raise ProblemError(404, "unknown-server", f"there is no server {number}: there are {len(servers)}")
+        return answer(found)
+
+    async def _told(self, request: web.Request) -> list[dict[str, Any]]:
+        """The servers; what only a host knows is asked of every worker."""
+        servers = {entry["server"]: entry for entry in self._view.servers()}
+        for other in await self._ask_others(request, "/api/servers"):
+            for entry in other["servers"]:
+                mine = servers.get(entry["server"])
+                if mine is not None:
+                    mine.update({name: value for name, value in entry.items() if mine.get(name) is None})
+        return list(servers.values())
+
     async def _session(self, request: web.Request) -> web.Response:
         tenant, session = _name(request, "tenant"), _name(request, "session")
-        location = self._view.locate(tenant, session)
-        if location.worker is None or location.url is None:
-            raise ProblemError(503, "unavailable", f"nobody hosts server {location.server} at the moment")
-        if location.worker != self._view.name:
-            path = f"{quote(tenant, safe='')}/{quote(session, safe='')}"
-            return await self._peers.forward(request, f"{location.url}/api/sessions/{path}")
-        rows = self._view.read_session(tenant, session)
-        if rows is None:
-            raise ProblemError(404, "unknown-session", f"tenant {tenant!r} has no session {session!r}")
-        place = {"server": location.server, "worker": location.worker, "backup_order": location.backup_order}
-        return answer({"tenant": tenant, "session": session, **place, **rows})
+        found = await self._sessions.show(request, self._peers, tenant, session)
+        return found if isinstance(found, web.Response) else answer(found)
 
     async def _task(self, request: web.Request) -> web.Response:
         wait = seconds(request, "wait", largest=WAIT_MAX_S)
-        task = _parse(await request.read())
+        body = await request.read()
+        task = _parse(body)
+        if task.server is not None:
+            forwarded = await self._sessions.task(request, self._peers, body)
+            if forwarded is not None:
+                return forwarded
         try:
             with joined(self._settings, request.headers):
                 if wait is None:
