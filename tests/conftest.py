@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import Choice, NoBrokerError, OwnBrokers, choose, clear, new_namespace, running
+from tests.support.reasons import NO_BROWSER
 
 _CHOICE = pytest.StashKey[Choice]()
 _SKIPPED: list[str] = []
@@ -27,8 +28,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Remember tests that needed a broker and were skipped; also those of other processes (``-n``)."""
-    if report.skipped and not hasattr(report, "wasxfail") and "broker" in report.keywords:
+    """Remember tests that needed a broker and were skipped, unless a browser is all they missed; also those of ``-n``."""
+    missed = report.skipped and not hasattr(report, "wasxfail") and "broker" in report.keywords
+    if missed and NO_BROWSER not in str(report.longrepr):
         _SKIPPED.append(report.nodeid)
 
 
