@@ -28,7 +28,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Remember tests that needed a broker and were skipped, unless a browser is all they missed; also those of ``-n``."""
+    """Remember broker tests that were skipped, unless a browser is all they missed; also those of ``-n``."""
     missed = report.skipped and not hasattr(report, "wasxfail") and "broker" in report.keywords
     if missed and NO_BROWSER not in str(report.longrepr):
         _SKIPPED.append(report.nodeid)
