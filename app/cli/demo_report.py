@@ -1,6 +1,6 @@
 """The demo's report: one page, self-contained, light or dark as its reader's screen is; pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
@@ -87,14 +87,14 @@ footer dt { color: var(--soft); } footer dd { margin: 0; overflow-wrap: anywhere
 
 
 _LATENCY: Final = (
-    "By the time at which they were sent, on a logarithmic scale: the line is the median, the area reaches up to the 95th "
-    "percentile, each dot is the slowest of its moment. The steps below are shaded. What a step slows down is what it "
-    "moves; the median is everybody else."
+    "By the time at which they were sent, on a logarithmic scale: the line is the median, the area reaches up to the "
+    "95th percentile, each dot is the slowest of its moment. The steps below are shaded. What a step slows down is what "
+    "it moves; the median is everybody else."
 )
 _PLACES: Final = (
     "A row for each server, with the sessions that are at home there. The colour is the worker that serves them. The "
-    "servers of a killed worker go to the others whole; a server that is declared down hands its sessions out, each to the "
-    "server that its own key names."
+    "servers of a killed worker go to the others whole; a server that is declared down hands its sessions out, each to "
+    "the server that its own key names."
 )
 _LEAD: Final = (
     "Three workers on a real Kafka, with traffic all the time. Meanwhile a tenant was moved, a worker killed with "
@@ -135,8 +135,7 @@ def _head(story: Story) -> Iterable[str]:
         faults = ", ".join(f"{getattr(account, name):,} {name.replace('_', ' ')}" for name in _FAULTS)
         yield f"<h1 class='bad'>{account.sent:,} tasks. <b>{faults}.</b></h1>"
     yield f"<p class='lead'>{_LEAD}</p>"
-    if story.problems:
-        yield f"<ul class='problems'>{''.join(f'<li>{escape(problem)}</li>' for problem in story.problems)}</ul>"
+    yield from _list(story.problems)
     tiles = [
         (f"{account.performed:,}", "tasks performed, each once", False),
         *(
@@ -159,42 +158,42 @@ def _duration(milliseconds: int | None) -> str:
 
 
 def _legend(story: Story) -> str:
-    box = '<svg viewBox="0 0 22 12"><rect width="22" height="12" {}/></svg>'
-    entries = [
-        f"<li>{box.format(f"class='{colour}'")}worker {escape(name)}</li>"
-        for name, colour in worker_colours(story).items()
-    ]
-    plain, hatch = '<rect width="22" height="12" class="w0"/>', '<rect width="22" height="12" fill="url(#away)"/>'
-    hatched = f'<svg viewBox="0 0 22 12">{plain}{hatch}</svg>'
-    entries.append(f"<li>{hatched}away from their home server</li>")
-    entries.append(f"<li>{box.format('class='nobody'')}waiting for a worker</li>")
-    return f"<ul class='legend'>{''.join(entries)}</ul>"
+    entries = [(_swatch(colour), f"worker {escape(name)}") for name, colour in worker_colours(story).items()]
+    entries.append((_swatch("w0", '<rect width="22" height="12" fill="url(#away)"/>'), "away from their home server"))
+    entries.append((_swatch("nobody"), "waiting for a worker"))
+    return '<ul class="legend">' + "".join(f"<li>{swatch}{name}</li>" for swatch, name in entries) + "</ul>"
+
+
+def _swatch(colour: str, over: str = "") -> str:
+    return f'<svg viewBox="0 0 22 12"><rect width="22" height="12" class="{colour}"/>{over}</svg>'
 
 
 def _step(number: int, step: Step) -> str:
-    kind = " ".join(filter(None, ("kill" if step.key == "kill" else "", step.state if step.state == "failed" else "")))
+    kinds = [kind for kind, holds in (("kill", step.key == "kill"), ("failed", step.state == "failed")) if holds]
     when = f"{max(0.0, step.begin_s):.1f} to {step.end_s:.1f} s" if step.end_s > 0 else ""
     if step.state == "to come":
         when = "not reached"
-    return (
-        f'<li class="{kind}"><span class='number'>{number}</span><span class='title'>{escape(step.title)}</span>'
-        f"<span class='when'>{when}</span><span class='about'>{escape(step.about)}</span>"
-        f"<span class='outcome'>{escape(step.outcome)}</span></li>"
-    )
+    fields = {"number": str(number), "title": step.title, "when": when, "about": step.about, "outcome": step.outcome}
+    spans = "".join(f'<span class="{name}">{escape(text)}</span>' for name, text in fields.items())
+    return f'<li class="{" ".join(kinds)}">{spans}</li>'
 
 
 def _account(story: Story) -> Iterable[str]:
     yield "<h2>The account</h2>"
-    yield "<p class='note'>Read from Kafka after the run, as any program would read it: tasks, results, dead letters.</p>"
+    yield '<p class="note">Read from Kafka after the run, as any program would: all tasks, results and dead letters.</p>'
     yield "<table>"
     for name, means in _MEANING.items():
         count = getattr(story.account, name)
-        bad = " class='bad'" if name in _FAULTS and count else ""
-        yield f"<tr{bad}><td class='n'>{count:,}</td><td class='what'>{name.replace('_', ' ')}</td>"
-        yield f"<td class='means'>{means}</td></tr>"
+        bad = ' class="bad"' if name in _FAULTS and count else ""
+        words = name.replace("_", " ")
+        yield f'<tr{bad}><td class="n">{count:,}</td><td class="what">{words}</td><td class="means">{means}</td></tr>'
     yield "</table>"
-    if story.account.examples:
-        yield f"<ul class='problems'>{''.join(f'<li>{escape(example)}</li>' for example in story.account.examples)}</ul>"
+    yield from _list(story.account.examples)
+
+
+def _list(problems: Sequence[str]) -> Iterable[str]:
+    if problems:
+        yield '<ul class="problems">' + "".join(f"<li>{escape(problem)}</li>" for problem in problems) + "</ul>"
 
 
 def _facts(story: Story) -> Iterable[str]:
