@@ -88,8 +88,8 @@ footer dt { color: var(--soft); } footer dd { margin: 0; overflow-wrap: anywhere
 
 _LATENCY: Final = (
     "By the time at which they were sent, on a logarithmic scale: the line is the median, the area reaches up to the "
-    "95th percentile, each dot is the slowest of its moment. The steps below are shaded. What a step slows down is what "
-    "it moves; the median is everybody else."
+    "95th percentile, each dot is the slowest of its moment. The steps below are shaded. What a step slows down is "
+    "what it moves; the median is everybody else."
 )
 _PLACES: Final = (
     "A row for each server, with the sessions that are at home there. The colour is the worker that serves them. The "
@@ -180,7 +180,7 @@ def _step(number: int, step: Step) -> str:
 
 def _account(story: Story) -> Iterable[str]:
     yield "<h2>The account</h2>"
-    yield '<p class="note">Read from Kafka after the run, as any program would: all tasks, results and dead letters.</p>'
+    yield '<p class="note">Read from Kafka after the run, as any program would: tasks, results and dead letters.</p>'
     yield "<table>"
     for name, means in _MEANING.items():
         count = getattr(story.account, name)
