@@ -61,6 +61,7 @@ svg { display: block; width: 100%; min-width: 640px; height: auto; font: 12px sy
 .w4 { fill: var(--w4); } .w5 { fill: var(--w5); } .nobody { fill: var(--nobody); } .hatch { fill: var(--hatch); }
 .legend { display: flex; flex-wrap: wrap; gap: 6px 20px; margin: 10px 0 0; padding: 0; list-style: none;
   color: var(--soft); font-size: 14px; }
+.legend b { color: var(--ink); margin-right: 3px; }
 .legend svg { display: inline-block; width: 22px; min-width: 0; height: 12px; margin-right: 7px; border-radius: 2px; }
 ol.steps { list-style: none; margin: 18px 0 0; padding: 0; border-top: 1px solid var(--rule); }
 ol.steps li { display: grid; grid-template-columns: 30px minmax(0, 1fr) auto; gap: 2px 12px; padding: 13px 0;
@@ -88,8 +89,7 @@ footer dt { color: var(--soft); } footer dd { margin: 0; overflow-wrap: anywhere
 
 _LATENCY: Final = (
     "By the time at which they were sent, on a logarithmic scale: the line is the median, the area reaches up to the "
-    "95th percentile, each dot is the slowest of its moment. The steps below are shaded. What a step slows down is "
-    "what it moves; the median is everybody else."
+    "95th percentile, each dot is the slowest of its moment. What happened meanwhile is shaded."
 )
 _PLACES: Final = (
     "A row for each server, with the sessions that are at home there. The colour is the worker that serves them. The "
@@ -108,7 +108,7 @@ def page(story: Story) -> str:
     steps = "".join(_step(number, step) for number, step in enumerate(story.steps, 1))
     parts = [
         *_head(story),
-        *_figure("How long the tasks took", _LATENCY, latency_picture(story)),
+        *_figure("How long the tasks took", _LATENCY, latency_picture(story) + _key(story)),
         *_figure("Where the sessions were", _PLACES, places_picture(story) + _legend(story)),
         f"<h2>What happened</h2>\n<ol class='steps'>{steps}</ol>",
         *_account(story),
@@ -155,6 +155,12 @@ def _duration(milliseconds: int | None) -> str:
     if milliseconds is None:
         return "&ndash;"
     return f"{milliseconds} ms" if milliseconds < 1_000 else f"{milliseconds / 1000:.1f} s"
+
+
+def _key(story: Story) -> str:
+    """What the numbers above the picture stand for."""
+    found = [(number, step) for number, step in enumerate(story.steps, 1) if step.drawn]
+    return '<ul class="legend">' + "".join(f"<li><b>{n}</b> {escape(step.drawn)}</li>" for n, step in found) + "</ul>"
 
 
 def _legend(story: Story) -> str:

@@ -13,6 +13,7 @@ from app.cli.demo_show import Show, Snapshot
 from app.cli.demo_stage import Stage
 from app.cli.demo_story import Story
 from app.cli.demo_traffic import Traffic, Watch
+from app.cli.demo_work import Exchange
 from app.cli.ending import Ending
 from app.cli.supervisor import Cluster
 from app.cli.worker_process import Change
@@ -86,9 +87,7 @@ class Demo:
             stage.calm(2)
             step.outcome = f"{watch.results:,} tasks answered, each after about {stage.median_ms():.0f} ms"
         if not stage.problems:
-            for part in (demo_steps.move, demo_steps.fail_to_move, demo_steps.kill, demo_steps.fail):
-                part(stage)
-                stage.calm()
+            self._happen()
         while stage.now_s < self._seconds:
             stage.tick()
         traffic.stop()
@@ -96,6 +95,21 @@ class Demo:
         while watch.results < traffic.acknowledged and time.monotonic() < deadline:
             stage.tick()
         stage.problems += traffic.refused[:1]
+
+    def _happen(self) -> None:
+        stage = self._stage
+        # Its programs take their time to start: they do so while tenants move.
+        exchange = Exchange(stage.cluster.settings)
+        try:
+            demo_steps.move(stage)
+            stage.calm()
+            demo_steps.fail_to_move(stage)
+            stage.calm()
+            demo_steps.kill(stage, exchange)
+        finally:
+            exchange.stop()
+        stage.calm()
+        demo_steps.fail(stage)
 
     @contextmanager
     def _front(self) -> Iterator[str]:

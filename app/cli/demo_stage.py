@@ -60,11 +60,12 @@ class Stage:
         return self.traffic.now_s
 
     @contextmanager
-    def step(self, key: str) -> Iterator[Step]:
-        """Run a step. What goes wrong in it is a problem of the run and no end of it."""
+    def step(self, key: str, about: str = "") -> Iterator[Step]:
+        """Run a step; ``about`` says it in detail. What goes wrong in it is a problem of the run and no end of it."""
         number, step = next((n, step) for n, step in enumerate(self.steps, 1) if step.key == key)
-        self.enter(step)
+        step.about = about or step.about
         step.begin_s = self.now_s
+        self.enter(step)
         try:
             yield step
             step.state = "done"

@@ -73,8 +73,9 @@ def move(stage: Stage) -> None:
     homes = _homes(stage)
     tenant = sorted(homes)[len(homes) // 5]
     to = (homes[tenant] + 3) % stage.cluster.settings.servers
-    with stage.step("move") as step:
-        step.about = f"{tenant} goes from server {homes[tenant]} to server {to}, sessions and all; nobody else notices."
+    with stage.step(
+        "move", f"{tenant} goes from server {homes[tenant]} to server {to}, sessions and all; nobody else notices."
+    ) as step:
         done = _expect(order(stage, "migrate", tenant=tenant, to=to), "migration-succeeded")
         stage.pause_ms = int(str(done["pause_ms"]))
         step.outcome = (
@@ -88,8 +89,9 @@ def fail_to_move(stage: Stage) -> None:
     homes = _homes(stage)
     tenant = sorted(homes)[len(homes) // 2]
     to = (homes[tenant] + 5) % stage.cluster.settings.servers
-    with stage.step("return") as step:
-        step.about = f"{tenant} is to go to server {to}, but may not wait for more than {TOO_SHORT_S * 1000:g} ms."
+    with stage.step(
+        "return", f"{tenant} is to go to server {to}, but may not wait for more than {TOO_SHORT_S * 1000:g} ms."
+    ) as step:
         event = order(stage, "migrate", tenant=tenant, to=to, max_pause=TOO_SHORT_S)
         done = _expect(event, "migration-failed")
         step.outcome = (
@@ -98,21 +100,17 @@ def fail_to_move(stage: Stage) -> None:
         )
 
 
-def kill(stage: Stage) -> None:
+def kill(stage: Stage, exchange: Exchange) -> None:
     """Kill the worker that serves most, while an upload goes through it and an exchange is under way."""
     name = Counter(stage.watch.host.copy().values()).most_common(1)[0][0]
-    exchange = Exchange(stage.cluster.settings)
-    try:
-        with stage.step("exchange") as step:
-            stage.wait(lambda: exchange.resumed_at is not None or exchange.done, "the second client of the exchange")
-            _upload(stage, name)
-            stage.wait(lambda: exchange.done, "the end of the exchange")
-            step.outcome = (
-                f"went on at answer {(exchange.resumed_at or 0) + 1} from its restart data, also when {name} died; "
-                f"{REQUESTS} answers, each once: their sum is {exchange.result()}"
-            )
-    finally:
-        exchange.stop()
+    with stage.step("exchange") as step:
+        stage.wait(lambda: exchange.resumed_at is not None or exchange.done, "the second client of the exchange")
+        _upload(stage, name)
+        stage.wait(lambda: exchange.done, "the end of the exchange")
+        step.outcome = (
+            f"went on at answer {(exchange.resumed_at or 0) + 1} from its restart data, also when {name} died; "
+            f"{REQUESTS} answers, each once: their sum is {exchange.result()}"
+        )
 
 
 def _upload(stage: Stage, name: str) -> None:
@@ -120,8 +118,9 @@ def _upload(stage: Stage, name: str) -> None:
     others = [url for worker, url in urls.items() if worker != name]
     upload = Upload(stage.cluster.settings, [urls[name], *others], stage.directory)
     try:
-        with stage.step("upload") as step:
-            step.about = f"{UPLOAD_BYTES >> 20} MiB over HTTP through {name}, which does not live to see the end of it."
+        with stage.step(
+            "upload", f"{UPLOAD_BYTES >> 20} MiB over HTTP through {name}, which does not live to see the end of it."
+        ) as step:
             stage.wait(lambda: upload.share >= _UPLOADED or upload.done, "a quarter of the upload")
             share = upload.share
             _kill(stage, name)
@@ -136,10 +135,10 @@ def _upload(stage: Stage, name: str) -> None:
 
 def _kill(stage: Stage, name: str) -> None:
     servers = stage.watch.hosted_by(name)
-    with stage.step("kill") as step:
+    about = f"{name} serves {len(servers)} servers: {', '.join(map(str, sorted(servers)))}. The others take them over."
+    with stage.step("kill", about) as step:
         pid = stage.cluster.kill(name)
         takeover = stage.watch.expect_takeover(servers)
-        step.about = f"{name} (process {pid}) served {len(servers)} servers: {', '.join(map(str, sorted(servers)))}."
         stage.show.event(f"kill -9 of {name}", worker=name, pid=pid)
         replace_at = time.monotonic() + REPLACE_AFTER_S
         stage.wait(lambda: takeover.over, f"results of the servers of {name} by others")
@@ -161,15 +160,15 @@ def fail(stage: Stage) -> None:
     counts = Counter(watch.places.copy().values())
     server = counts.most_common(1)[0][0]
     moved = {session for session, place in watch.places.copy().items() if place == server}
-    with stage.step("fail") as step:
-        step.about = f"Server {server} is declared down. Its {len(moved)} sessions go to others, each by its own key."
+    with stage.step(
+        "fail", f"Server {server} is declared down. Its {len(moved)} sessions go to others, each by its own key."
+    ) as step:
         _expect(order(stage, "fail-server", server=server), "server-closed")
         stage.wait(lambda: all(watch.places[session] != server for session in moved), "results from elsewhere")
         now = sorted({watch.places[session] for session in moved})
         step.outcome = f"its sessions went on with their state, spread over the servers {', '.join(map(str, now))}"
     stage.calm()
-    with stage.step("restore") as step:
-        step.about = f"Server {server} is up again: its sessions come home."
+    with stage.step("restore", f"Server {server} is up again: its sessions come home.") as step:
         _expect(order(stage, "restore-server", server=server), "server-restored")
         stage.wait(lambda: all(watch.places[session] == server for session in moved), "results from home")
         step.outcome = f"all {len(moved)} sessions are at server {server} again, with what was done meanwhile"

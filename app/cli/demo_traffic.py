@@ -18,6 +18,7 @@ from app.topics import Names
 TENANTS: Final = 40
 _SESSIONS: Final = 4
 _PREFIX: Final = "demo-"
+_RISE_S: Final = 4.0
 _SLOT_S: Final = 0.01
 _POLL_S: Final = 0.05
 _FLUSH_S: Final = 30.0
@@ -85,13 +86,19 @@ class Traffic:
     def _run(self) -> None:
         rng = random.Random(0)  # noqa: S311 - traffic, no secret
         while not self._stop.is_set():
-            if self.sent < self.now_s * self._rate:
+            if self.sent < self._due():
                 self._send(rng)
             else:
                 self._producer.poll(_SLOT_S)
         left = self._producer.flush(_FLUSH_S)
         if left:
             self.refused.append(f"{left} tasks without an answer")
+
+    def _due(self) -> float:
+        """How many tasks should have been sent: the rate rises in the first seconds, while everything is cold."""
+        now_s = self.now_s
+        risen = min(now_s, _RISE_S)
+        return self._rate * (risen * risen / (2 * _RISE_S) + now_s - risen)
 
     def _send(self, rng: random.Random) -> None:
         session = rng.randrange(_SESSIONS * len(self.tenants))

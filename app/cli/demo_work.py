@@ -19,7 +19,7 @@ from app.settings import Settings
 UPLOAD_BYTES: Final = 24 << 20
 UPLOAD_ID: Final = "demo-upload"
 EXCHANGE: Final = "demo-exchange"
-REQUESTS: Final = 24
+REQUESTS: Final = 30
 KILL_AFTER: Final = 4
 """The client is killed when it has so many answers."""
 
