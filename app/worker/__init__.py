@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from app import handlers, topics
+from app import canary, handlers, topics
 from app.errors import HoldfastError
 from app.settings import Settings
 from app.worker.composition import Worker
@@ -39,7 +39,7 @@ def run(
         ready: called with the worker's URL when it serves everything that it was given for the first time.
     """
     try:
-        worker = Worker(settings, name, handlers.load(settings.handlers))
+        worker = Worker(settings, name, handlers.load(settings.handlers) | canary.HANDLERS)
         topics.ensure(topics.connect(settings), settings)
         server = serve(worker)
         try:
