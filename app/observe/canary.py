@@ -160,6 +160,7 @@ class Lane:
         self._mine = False
         self._missing: dict[int, tuple[float, _Pending]] = {}
         self._heard_at: float | None = None
+        self._answered_s = float("-inf")
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -235,6 +236,7 @@ class Lane:
 
     def _measure(self, answer: Answer, sent_at: float | None) -> None:
         if sent_at is not None:
+            self._answered_s = sent_at
             gap_s = answer.at - max(sent_at, self._heard_at or sent_at)
             self._note_pause(gap_s)
             if answer.at - sent_at > self._late_s:
@@ -283,6 +285,10 @@ class Lane:
         """No more is awaited: what was passed over is lost."""
         for number, (_, pending) in list(self._missing.items()):
             self._give_up(number, pending)
+
+    def heard_after(self, at: float) -> bool:
+        """Whether a task that was sent after ``at`` has its result."""
+        return self._answered_s > at
 
     def reset(self) -> None:
         """Begin to measure pauses anew."""
