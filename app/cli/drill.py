@@ -28,6 +28,9 @@ AFTER_S: Final = 4.0
 WITHIN_S: Final = 60.0
 """By then every session must have gone on."""
 
+_Places = dict[tuple[str, str], tuple[int, str]]
+"""Server and worker of the last result, by tenant and session."""
+
 _PREFIX: Final = "drill"
 _FAILED: Final = 1
 _SLICE_S: Final = 0.2
@@ -80,15 +83,16 @@ def drill(
     with interruptible(), victim, Canary(settings, _PREFIX, sessions=sessions, rate=rate) as bird:
         bird.open()
         bird.go(QUIET_S)
-        before = {name: (lane.worker, lane.server) for name, lane in bird.lanes.items()}
+        before = _places(bird)
         struck = [lane for lane in bird.lanes.values() if lane.worker == blow.worker]
         if not struck:
             raise HoldfastError(
                 f"worker {blow.worker} serves nothing at the moment: wait until it does, or choose another"
             )
-        _strike(bird, blow, victim, struck)
+        away = _strike(bird, blow, victim, struck)
         unanswered = bird.finish()
-    return _tell(shell, blow, bird, before, struck, unanswered)
+        moved = _moved(before, away, _places(bird))
+    return _tell(shell, blow, bird, moved, struck, unanswered)
 
 
 def _choose(workers: list[Worker], name: str) -> Victim:
@@ -109,27 +113,36 @@ def _confirm(shell: Shell, blow: Blow, victim: Victim, yes: bool) -> None:
     click.confirm(f"{blow.words}, process {victim.pid}, in namespace {shell.settings().namespace}?", abort=True)
 
 
-def _strike(bird: Canary, blow: Blow, victim: Victim, struck: list[Lane]) -> None:
-    """Do it, and send until all sessions have gone on at other workers, and the worker has woken up."""
+def _places(bird: Canary) -> _Places:
+    return {name: (lane.server, lane.worker) for name, lane in bird.lanes.items()}
+
+
+def _strike(bird: Canary, blow: Blow, victim: Victim, struck: list[Lane]) -> _Places:
+    """Do it, and send until all sessions have gone on, and the worker has woken up; return who took what over."""
+    before, away = _places(bird), _Places()
     bird.reset_pauses()
     victim.signal(signal.SIGKILL if blow.seconds is None else signal.SIGSTOP)
     at = time.monotonic()
     wake_at = None if blow.seconds is None else at + blow.seconds
-    while time.monotonic() < at + WITHIN_S:
+    end = at + WITHIN_S
+    while (now := time.monotonic()) < end:
         bird.go(_SLICE_S)
-        if wake_at is not None and time.monotonic() >= wake_at:
+        for name, place in _places(bird).items():
+            if place != before[name]:
+                away.setdefault(name, place)
+        if wake_at is not None and now >= wake_at:
             victim.signal(signal.SIGCONT)
             wake_at = None
-        if wake_at is None and all(lane.heard_after(at) for lane in struck):
-            break
-    bird.go(AFTER_S)
+        if wake_at is None and end == at + WITHIN_S and all(lane.heard_after(at) for lane in struck):
+            end = time.monotonic() + AFTER_S
+    return away
 
 
 def _tell(
     shell: Shell,
     blow: Blow,
     bird: Canary,
-    before: dict[tuple[str, str], tuple[str, int]],
+    moved: list[dict[str, Any]],
     struck: list[Lane],
     unanswered: int,
 ) -> int:
@@ -144,7 +157,7 @@ def _tell(
         "sessions": len(struck),
         **_spread(gaps, "gap"),
         "others": {"sessions": len(others), **_spread(others, "gap")},
-        "moved": _moved(bird, before),
+        "moved": moved,
         **{name: getattr(tally, name) for name in ("sent", "performed", "failed", "lost", "doubled", "out_of_order")},
         "unanswered": unanswered,
     }
@@ -163,16 +176,12 @@ def _spread(values: list[float], name: str) -> dict[str, int | None]:
     return shares
 
 
-def _moved(bird: Canary, before: dict[tuple[str, str], tuple[str, int]]) -> list[dict[str, Any]]:
-    """What is answered from elsewhere now: by server and worker, before and after, with the number of sessions."""
-    counts: Counter[tuple[int, str, int, str]] = Counter()
-    for name, lane in bird.lanes.items():
-        worker, server = before[name]
-        if (worker, server) != (lane.worker, lane.server):
-            counts[server, worker, lane.server, lane.worker] += 1
+def _moved(before: _Places, away: _Places, now: _Places) -> list[dict[str, Any]]:
+    """Who took what over: the sessions by where they were, where they went first, and whether they are back."""
+    counts = Counter((before[name], place, now[name] == before[name]) for name, place in away.items())
     return [
-        {"server": server, "worker": worker, "to_server": to_server, "to_worker": to_worker, "sessions": count}
-        for (server, worker, to_server, to_worker), count in sorted(counts.items())
+        {"server": server, "worker": worker, "to_server": to_server, "to_worker": to, "sessions": n, "back": back}
+        for ((server, worker), (to_server, to), back), n in sorted(counts.items())
     ]
 
 
@@ -185,12 +194,13 @@ def _words(blow: Blow, record: dict[str, Any]) -> str:
         _row(f"its {record['sessions']} sessions", record),
         _row(f"the {others['sessions']} sessions of the others", others),
         "",
-        "now elsewhere:" if record["moved"] else "everything is where it was",
+        "taken over:" if record["moved"] else "nothing was taken over",
     ]
     for entry in record["moved"]:
         rehomed = f" -> server {entry['to_server']}" if entry["to_server"] != entry["server"] else ""
+        back = f", back at {entry['worker']}" if entry["back"] else ""
         hosts = f"{entry['worker']} -> {entry['to_worker']}"
-        lines.append(f"  server {entry['server']}{rehomed}: {hosts}, {entry['sessions']} sessions")
+        lines.append(f"  server {entry['server']}{rehomed}: {hosts}, {entry['sessions']} sessions{back}")
     counts = ", ".join(
         f"{record[name]} {name.replace('_', ' ')}"
         for name in ("sent", "performed", "failed", "lost", "doubled", "out_of_order")

@@ -157,6 +157,7 @@ class Lane:
         self._begin = known.reserved + 1
         self._pending = {number: _Pending(None, confirmed=True) for number in known.waiting}
         self._refused: set[int] = set()
+        self._stood = 0
         self._mine = False
         self._missing: dict[int, tuple[float, _Pending]] = {}
         self._heard_at: float | None = None
@@ -205,7 +206,7 @@ class Lane:
         self._pass_over(self._next, answer.at)
         if self._known and stands < self._done and not (stands == 0 and self._may_forget):
             self._fault("lost", f"performed up to {self._done}, and its state tells of {stands}")
-        self._done = stands
+        self._done = self._stood = stands
         if stands >= self._next:
             # Somebody without this ledger was here; nothing can be said about what it sent.
             self._begin = self._next = self._reserved = stands + 1
@@ -260,8 +261,9 @@ class Lane:
 
     def _compare(self, answer: Answer, previous: int) -> None:
         # The last words of an earlier run may have reached the brokers after this one had asked.
-        straggler = self._done < previous < self._begin
-        if self._mine and answer.previous_run != self._run and not straggler:
+        if self._stood < previous < self._begin:
+            return
+        if self._mine and answer.previous_run != self._run:
             raise HoldfastError(
                 f"another canary sends to tenant {self.tenant}: stop one of them, or give it another --tenant"
             )
