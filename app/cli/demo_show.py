@@ -162,7 +162,7 @@ class Screen(_Plain):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._last is not None:
-            self._live.update(Group(*_steps(self._last)))
+            self._live.update(Group(*steps_of(self._last)))
         self._live.stop()
 
     def event(self, text: str, **_fields: object) -> None:
@@ -181,7 +181,7 @@ class Screen(_Plain):
             level = sum(now.recent_ms > limit for limit in _BAR_MS)
             self._curve = (self._curve + _BARS[level])[-_CURVE:]
         notes = [Text(note, "dim") for note in self._notes]
-        self._live.update(Group(*_steps(now), Rule(style="dim"), *_panel(now, self._curve), *notes))
+        self._live.update(Group(*steps_of(now), Rule(style="dim"), *panel(now, self._curve), *notes))
 
 
 def _tell(line: str) -> None:
@@ -195,7 +195,8 @@ def _counts(now: Snapshot) -> str:
     return f"{now.sent:,} sent, {now.performed:,} performed, {now.failed:,} failed, {under_way:,} under way"
 
 
-def _steps(now: Snapshot) -> Sequence[RenderableType]:
+def steps_of(now: Snapshot) -> Sequence[RenderableType]:
+    """The list of the steps, with what each is about or what came of it."""
     lines: list[RenderableType] = [Text("")]
     for step in now.steps:
         mark, style = _MARK[step.state]
@@ -208,7 +209,8 @@ def _steps(now: Snapshot) -> Sequence[RenderableType]:
     return lines
 
 
-def _panel(now: Snapshot, curve: str) -> Sequence[RenderableType]:
+def panel(now: Snapshot, curve: str) -> Sequence[RenderableType]:
+    """Counts, workers, and how slow it is."""
     head = Text(_counts(now), "bold")
     if not now.workers:
         return [head]
