@@ -108,7 +108,7 @@ def _stretch(stretch: Stretch, top: float, x: _Scale, colours: Mapping[str, str]
 
 
 def _words(stretch: Stretch, part: Part, total: int) -> str:
-    where = f"at worker {part.worker}" if part.worker else "waiting for a worker"
+    where = f"at worker {part.worker}" if part.worker else "without an answer"
     away = ", away from their server" if part.away else ""
     return f"{stretch.from_s:.1f} to {stretch.to_s:.1f} s: {part.sessions} of {total} sessions {where}{away}"
 

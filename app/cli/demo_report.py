@@ -97,9 +97,9 @@ _PLACES: Final = (
     "the server that its own key names."
 )
 _LEAD: Final = (
-    "Three workers on a real Kafka, with traffic all the time. Meanwhile a tenant was moved, a worker killed with "
-    "<code>kill -9</code>, and a server taken out of service and back. Every task was then compared with what came of "
-    "it, record by record."
+    "Three workers on a real Kafka, with traffic all the time. Meanwhile a tenant was moved, an exchange and an upload "
+    "were interrupted, a worker was killed with <code>kill -9</code>, and a server taken out of service and back. "
+    "Every task was then compared with what came of it, record by record."
 )
 
 
@@ -142,8 +142,8 @@ def _head(story: Story) -> Iterable[str]:
             (f"{getattr(account, name):,}", name.replace("_", " "), bool(getattr(account, name)))
             for name in _FAULTS[:3]
         ),
-        (_duration(story.takeover_ms), "from kill -9 to the next result of the dead worker&rsquo;s sessions", False),
-        (_duration(story.pause_ms), "that the moved tenant had to wait", False),
+        (_duration(story.takeover_ms), "after kill -9 the dead worker&rsquo;s sessions went on", False),
+        (_duration(story.pause_ms), "the moved tenant had to wait", False),
     ]
     yield "<div class='tiles'>"
     for value, what, bad in tiles:
@@ -166,7 +166,7 @@ def _key(story: Story) -> str:
 def _legend(story: Story) -> str:
     entries = [(_swatch(colour), f"worker {escape(name)}") for name, colour in worker_colours(story).items()]
     entries.append((_swatch("w0", '<rect width="22" height="12" fill="url(#away)"/>'), "away from their home server"))
-    entries.append((_swatch("nobody"), "waiting for a worker"))
+    entries.append((_swatch("nobody"), "no answer for a moment"))
     return '<ul class="legend">' + "".join(f"<li>{swatch}{name}</li>" for swatch, name in entries) + "</ul>"
 
 

@@ -11,7 +11,6 @@ from typing import Final, Protocol, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -220,6 +219,7 @@ def panel(now: Snapshot, curve: str) -> Sequence[RenderableType]:
         name = Text(worker.name, f"bold {_COLOURS[number % len(_COLOURS)]}")
         servers = "server " + " ".join(map(str, worker.servers)) if worker.servers else "-"
         table.add_row(name, str(worker.pid), Text(worker.state, style), servers, f"{worker.results:,}")
-    bar = ProgressBar(total=1.0, completed=min(1.0, now.done), width=_CURVE)
+    full = round(min(1.0, now.done) * _CURVE)
+    bar = Text.assemble(("━" * full, "cyan"), ("━" * (_CURVE - full), "dim"))
     slow = Text.assemble(("slowest of late  ", "dim"), (curve, "cyan"), f"  {now.recent_ms:,.0f} ms")
     return [head, bar, table, slow]

@@ -123,5 +123,5 @@ class Stage:
         time.sleep(_TICK_S)
 
     def median_ms(self) -> float:
-        """How long the last few hundred tasks took."""
-        return statistics.median(self.watch.recent_ms.copy() or [0.0])
+        """How long the last hundred tasks took."""
+        return statistics.median(list(self.watch.recent_ms)[-100:] or [0.0])
