@@ -83,5 +83,5 @@ def test_a_demo_that_is_cut_leaves_nothing_behind(broker: str, tmp_path: Path) -
     run.process.send_signal(signal.SIGINT)
     list(run.lines())
     assert run.end() == 1
-    assert len(run.pids) == 3
+    assert len(run.pids) >= 3
     assert left_over(run, broker) == ([], [])
