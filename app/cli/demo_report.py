@@ -179,7 +179,8 @@ def _step(number: int, step: Step) -> str:
     when = f"{max(0.0, step.begin_s):.1f} to {step.end_s:.1f} s" if step.end_s > 0 else ""
     if step.state == "to come":
         when = "not reached"
-    fields = {"number": str(number), "title": step.title, "when": when, "about": step.about, "outcome": step.outcome}
+    outcome = step.outcome[:1].upper() + step.outcome[1:]
+    fields = {"number": str(number), "title": step.title, "when": when, "about": step.about, "outcome": outcome}
     spans = "".join(f'<span class="{name}">{escape(text)}</span>' for name, text in fields.items())
     return f'<li class="{" ".join(kinds)}">{spans}</li>'
 

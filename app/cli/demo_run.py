@@ -143,9 +143,9 @@ class Demo:
     def _accounted(self) -> Account:
         with self._stage.step("account") as step:
             account = self._read()
-            step.outcome = str(account).partition("\n")[0]
             if not account.ok:
-                raise HoldfastError(step.outcome)
+                raise HoldfastError(str(account).partition("\n")[0])
+            step.outcome = f"each of the {account.sent:,} tasks took effect once, in the order of its session"
         return account
 
     def _read(self) -> Account:

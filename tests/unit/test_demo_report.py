@@ -123,7 +123,7 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
 def test_the_page_escapes_what_it_is_told() -> None:
     text = page(story(problems=("<script>alert(1)</script>",), facts={"Kafka": "<b>"}))
     assert "<script" not in text
-    assert "done &lt;2&gt;" in text
+    assert "Done &lt;2&gt;" in text
 
 
 def test_the_page_of_a_run_with_faults_says_so() -> None:
