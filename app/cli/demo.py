@@ -17,6 +17,7 @@ from app.cli.demo_show import Show, choose
 from app.cli.demo_story import Story
 from app.cli.ending import interruptible
 from app.cli.shell import Shell, common, example
+from app.errors import ConfigurationError
 from app.settings import Settings
 
 REPORT: Final = "report.html"
@@ -67,12 +68,22 @@ def demo(shell: Shell, seconds: float, state_dir: Path | None, open_: bool) -> i
 
 
 def _settings(shell: Shell, directory: Path, state_dir: Path | None) -> Settings:
-    settings = shell.settings(state_dir=directory)
+    """The given settings, but for what the demo needs for itself and what it must not touch."""
+    own: dict[str, object] = {
+        "state_dir": directory,
+        "handlers": "app.samples",
+        "storage": f"file://{directory.absolute()}/files",
+        # It fails a server itself, and at a time of its own.
+        "rehome_after": 600.0,
+    }
+    settings = shell.settings(**own)
+    if settings.servers < 2:
+        raise ConfigurationError("the demo needs two servers to move a tenant between: set HOLDFAST_SERVERS")
     if state_dir is None and not settings.bootstrap:
         return settings
     # What is there of earlier runs is not this run's account.
-    own = f"{settings.namespace[:_NAMESPACE_CHARS]}-demo-{uuid.uuid4().hex[:8]}"
-    return shell.settings(state_dir=directory, namespace=own)
+    namespace = f"{settings.namespace[:_NAMESPACE_CHARS]}-demo-{uuid.uuid4().hex[:8]}"
+    return shell.settings(**own, namespace=namespace)
 
 
 def _kept(shell: Shell, state_dir: Path | None) -> Path:

@@ -12,7 +12,7 @@ from app.cli import demo_steps
 from app.cli.demo_show import Show, Snapshot
 from app.cli.demo_stage import Stage
 from app.cli.demo_story import Story
-from app.cli.demo_traffic import Traffic, Watch
+from app.cli.demo_traffic import Traffic, Watch, tenants_of
 from app.cli.demo_work import Exchange
 from app.cli.ending import Ending
 from app.cli.supervisor import Cluster
@@ -53,7 +53,8 @@ class Demo:
         self._cluster = Cluster(settings, WORKERS, on_change=self._changed)
         self._names = Names(settings.namespace)
         self._quiet = False
-        self._stage = Stage(self._cluster, settings.state_dir, show, demo_steps.steps(), seconds)
+        steps = demo_steps.steps(settings.servers, tenants_of(settings.servers) * settings.servers)
+        self._stage = Stage(self._cluster, settings.state_dir, show, steps, seconds)
 
     def run(self, opened: Callable[[str], None]) -> Story:
         """Run it; ``opened`` is called with the console's address once all are ready.

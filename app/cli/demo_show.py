@@ -151,6 +151,7 @@ class Screen(_Plain):
         self._curve = ""
         self._curved = 0.0
         self._notes: list[str] = []
+        self._address = ""
         self._last: Snapshot | None = None
 
     def __enter__(self) -> Self:
@@ -164,8 +165,11 @@ class Screen(_Plain):
             self._live.update(Group(*steps_of(self._last)))
         self._live.stop()
 
-    def event(self, text: str, **_fields: object) -> None:
+    def event(self, text: str, **fields: object) -> None:
         """Tell that something happened."""
+        if "console" in fields:
+            self._address = text
+            return
         self._notes = [*self._notes[-1:], f"{self._seconds():5.1f} s  {text}"]
 
     def step(self, number: int, step: Step) -> None:
@@ -179,7 +183,7 @@ class Screen(_Plain):
             self._curved = elapsed
             level = sum(now.recent_ms > limit for limit in _BAR_MS)
             self._curve = (self._curve + _BARS[level])[-_CURVE:]
-        notes = [Text(note, "dim") for note in self._notes]
+        notes = [Text(note, "dim") for note in (self._address, *self._notes) if note]
         self._live.update(Group(*steps_of(now), Rule(style="dim"), *panel(now, self._curve), *notes))
 
 

@@ -17,6 +17,7 @@ from app.errors import HoldfastError
 STEP_S: Final = 25.0
 """How long one step may take; it fails then, and the next one begins."""
 
+CALM_S_MAX: Final = 5.0
 _TICK_S: Final = 0.1
 
 _T = TypeVar("_T")
@@ -96,7 +97,7 @@ class Stage:
 
     def calm(self, share: float = 1.0) -> None:
         """Let some time pass, so that one step can be told from the next."""
-        until = self.now_s + share * self.seconds / 20
+        until = self.now_s + share * min(self.seconds / 20, CALM_S_MAX)
         while self.now_s < until:
             self.tick()
 

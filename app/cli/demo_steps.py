@@ -19,15 +19,13 @@ TOO_SHORT_S: Final = 0.001
 _UPLOADED: Final = 0.25
 
 
-def steps() -> tuple[Step, ...]:
+def steps(servers: int = 8, tenants: int = 40) -> tuple[Step, ...]:
     """All steps of the demo in their order; what they are about in detail is said when they begin."""
     return (
+        Step("start", "Start", f"A Kafka, {servers} servers (places where sessions live), three workers (processes)."),
         Step(
-            "start",
-            "Start",
-            "A Kafka of its own, eight servers (places where sessions live), three workers (processes).",
+            "traffic", "Traffic", f"Carts, counters and echoes of {tenants} tenants, four sessions each, until the end."
         ),
-        Step("traffic", "Traffic", "Carts, counters and echoes of 40 tenants with four sessions each, until the end."),
         Step("move", "Move a tenant while it is served", "", "a tenant moves"),
         Step("return", "A move that fails and returns", "", "a move fails"),
         Step(
@@ -70,9 +68,9 @@ def _homes(stage: Stage) -> dict[str, int]:
 
 def move(stage: Stage) -> None:
     """Move a tenant, live."""
-    homes = _homes(stage)
+    homes, servers = _homes(stage), stage.cluster.settings.servers
     tenant = sorted(homes)[len(homes) // 5]
-    to = (homes[tenant] + 3) % stage.cluster.settings.servers
+    to = (homes[tenant] + 1 + (servers - 2) // 3) % servers
     with stage.step(
         "move", f"{tenant} goes from server {homes[tenant]} to server {to}, sessions and all; nobody else notices."
     ) as step:
@@ -86,9 +84,9 @@ def move(stage: Stage) -> None:
 
 def fail_to_move(stage: Stage) -> None:
     """Move another tenant under a limit that cannot be kept."""
-    homes = _homes(stage)
+    homes, servers = _homes(stage), stage.cluster.settings.servers
     tenant = sorted(homes)[len(homes) // 2]
-    to = (homes[tenant] + 5) % stage.cluster.settings.servers
+    to = (homes[tenant] + 1 + (servers - 2) // 2) % servers
     with stage.step(
         "return", f"{tenant} is to go to server {to}, but may not wait for more than {TOO_SHORT_S * 1000:g} ms."
     ) as step:

@@ -25,6 +25,11 @@ _FLUSH_S: Final = 30.0
 _RECENT: Final = 400
 
 
+def tenants_of(servers: int) -> int:
+    """How many tenants each server is the home of."""
+    return max(1, TENANTS // servers)
+
+
 class Traffic:
     """Sends tasks of about 40 tenants, each with 4 sessions, at a steady rate until it is stopped.
 
@@ -44,7 +49,7 @@ class Traffic:
     """
 
     def __init__(self, config: Mapping[str, str | int], names: Names, rate: float, servers: int) -> None:
-        self.tenants = spread("tenant-", servers, max(1, TENANTS // servers))
+        self.tenants = spread("tenant-", servers, tenants_of(servers))
         self.begun = 0.0
         self.sent = 0
         self.sent_s = array("d")
