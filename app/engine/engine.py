@@ -81,9 +81,9 @@ class Engine:
         )
         self._committer = Committer(
             options.kafka,
+            client=options.membership_client,
             transactional_id=options.transactional_id(options.name),
             group=options.group,
-            max_record_bytes=options.max_record_bytes,
             failed=self._fail_from_thread,
         )
         self.places = Places(self, options)

@@ -1,8 +1,7 @@
-"""Fencing a worker that is gone: its transactional id is initialised in its name.
+"""Fencing: a transactional id is initialised, by a worker for itself, or in the name of one that is gone.
 
-The broker aborts the transaction that it left open and refuses its later requests. A transactional producer of
-librdkafka does the same, but asks again only after half a second when that transaction is still being ended, which is
-just what it is after a death. So the two requests are sent by themselves, over the connections of the membership.
+The broker ends the transaction that was left open under it and refuses what its earlier owner still sends. It may need
+a moment for that, and is asked again every few milliseconds; librdkafka would ask again after half a second.
 """
 
 import asyncio
@@ -13,10 +12,13 @@ from aiokafka import errors as kafka_errors
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-from app.engine.producer import TRANSACTION_TIMEOUT_MS
+from app.engine.wire import Identity
 from app.errors import HoldfastError
 
 log = logging.getLogger(__name__)
+
+TRANSACTION_TIMEOUT_MS: Final = 10_000
+"""A transaction that is open for longer is ended by the broker."""
 
 ENDING_S: Final = 0.01
 """Between two questions whether the transaction has ended."""
@@ -24,7 +26,7 @@ ENDING_S: Final = 0.01
 RETRY_S: Final = 0.1
 
 _ENDING: Final = (kafka_errors.ConcurrentTransactions,)
-_FENCED: Final = (kafka_errors.InvalidProducerEpoch, kafka_errors.ProducerFenced)
+_PRODUCER_FENCED: Final = 90
 _FOR_GOOD: Final = (
     kafka_errors.TransactionalIdAuthorizationFailed,
     kafka_errors.ClusterAuthorizationFailedError,
@@ -32,12 +34,20 @@ _FOR_GOOD: Final = (
 )
 
 
-async def fence(client: Any, transactional_id: str) -> None:
-    """Return when nothing that the id has begun is open any more, and nothing that it sends is taken.
+def error_of(code: int) -> Exception:
+    """The error that a code of the broker stands for, with those that aiokafka does not know."""
+    if code == _PRODUCER_FENCED:
+        return kafka_errors.ProducerFenced()
+    error: Exception = kafka_errors.for_code(code)()
+    return kafka_errors.UnknownError(f"error code {code}") if type(error) is kafka_errors.UnknownError else error
+
+
+async def initialise(client: Any, transactional_id: str) -> Identity:
+    """Return when nothing that the id has begun is open any more, and nothing that was sent under it before is taken.
 
     Args:
         client: aiokafka's client, bootstrapped.
-        transactional_id: of a worker that is not in the group.
+        transactional_id: of this worker, or of one that is not in the group.
 
     Raises:
         HoldfastError: the broker refuses for good, such as for want of a right.
@@ -50,16 +60,13 @@ async def fence(client: Any, transactional_id: str) -> None:
             request = InitProducerIdRequest(transactional_id, TRANSACTION_TIMEOUT_MS)
             answer = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
             if not answer.error_code:
-                return
-            raise kafka_errors.for_code(answer.error_code)()
+                return Identity(answer.producer_id, answer.producer_epoch)
+            raise error_of(answer.error_code)
         except _ENDING:
             await asyncio.sleep(ENDING_S)
-        except _FENCED:
-            # Somebody else has fenced the same id at the same time, which is as good.
-            return
         except _FOR_GOOD as error:
-            raise HoldfastError(f"the broker does not let this worker fence {transactional_id}: {error}") from error
+            raise HoldfastError(f"the broker refuses the transactional id {transactional_id}: {error}") from error
         except (kafka_errors.KafkaError, AssertionError) as error:
-            log.debug("fencing %s: %r", transactional_id, error)
+            log.debug("initialising %s: %r", transactional_id, error)
             coordinator = None
             await asyncio.sleep(RETRY_S)

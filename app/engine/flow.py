@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from app.engine.fetch import Batch, Chunk, Fetcher
-from app.engine.offsets import Partition, group_metadata
+from app.engine.offsets import Partition
 from app.engine.options import EngineOptions
 from app.engine.places import Place, Places, Resident
 from app.engine.producer import Answer, Sealed
 from app.engine.table import Rows
 from app.engine.unit_of_work import Committer, Submission, Unit
+from app.engine.wire import Member
 from app.errors import LocalProtocolError
 from app.protocol.unit import Tag
 
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 SETTLE_S = 0.003
 """So long after a commit an idle unit is not sealed yet, for two reasons.
 
-The coordinator writes the markers of a transaction after it has answered, and makes a producer that begins the next
-one earlier come again 20 ms later. And what a unit made readable is mostly read within that time, if it is for this
+The coordinator writes the markers of a transaction after it has answered, and makes whoever begins the next one
+earlier come again. And what a unit made readable is mostly read within that time, if it is for this
 worker: a task goes from its router to its server in two units that follow each other, not in the one after the next.
 """
 
@@ -249,7 +250,7 @@ class Flow:
         options = self._options
         return Sealed(
             tag=Tag(options.name, options.incarnation, self._unit_number, released),
-            group_metadata=group_metadata(options.group, self.generation, self.member_id),
+            member=Member(options.group, self.generation, self.member_id),
             records=records,
             others=others,
             offsets=offsets,

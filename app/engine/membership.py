@@ -20,8 +20,9 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from app.engine.beats import Beats, Watched
-from app.engine.fencing import fence
+from app.engine.fencing import initialise
 from app.engine.leader import plan_shares
+from app.engine.wire import Identity
 from app.protocol.group_data import GroupPlan, MemberData
 from app.protocol.liveness import evictor
 
@@ -132,9 +133,9 @@ class Membership(threading.Thread):
         """Join again soon: rows are warm, or a commit was refused."""
         self._loop.call_soon_threadsafe(self._rejoin.set)
 
-    def fence(self, transactional_id: str) -> Future[None]:
-        """See :func:`app.engine.fencing.fence`."""
-        return asyncio.run_coroutine_threadsafe(fence(self._client, transactional_id), self._loop)
+    def fence(self, transactional_id: str) -> Future[Identity]:
+        """See :func:`app.engine.fencing.initialise`."""
+        return asyncio.run_coroutine_threadsafe(initialise(self._client, transactional_id), self._loop)
 
     def leave(self, timeout: float = 3.0) -> None:
         """Leave the group and end the thread; the others are told at once."""

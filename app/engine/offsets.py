@@ -1,11 +1,10 @@
-"""Committed offsets of the worker group: reading them stable, and the bytes that fence zombies.
+"""Committed offsets of the worker group: reading them stable, and the tags that fence zombies.
 
 Reading goes through librdkafka with ``isolation.level=read_committed``, whose OffsetFetch asks for stable offsets and
 waits while a transaction that will move them is pending; a reader that does not wait starts from an older offset and
 doubles records.
 """
 
-import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,15 +32,6 @@ class Committed:
     offset: int | None
     tag: Tag | None
     fresh: bool = False
-
-
-def group_metadata(group: str, generation: int, member_id: str) -> Any:
-    """What a transaction sends with its offsets, so that the broker refuses those of an older generation.
-
-    librdkafka makes this from its own consumer's membership; ours is elsewhere, so the serialised form (version 2 of
-    ``rd_kafka_consumer_group_metadata_write``) is built here.
-    """
-    return b"CGMDv2:" + struct.pack("=i", generation) + group.encode() + b"\0" + member_id.encode() + b"\0\x01"
 
 
 class OffsetReader:

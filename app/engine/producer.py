@@ -1,8 +1,8 @@
 """The worker's transactional producer: one unit of work, one transaction, one answer.
 
 The transaction is opened when a unit is sealed, never while handlers run: readers of the streams wait for an open one.
-Its order is fixed: records, flush, offsets, commit. Whatever is not certain ends the producer, never the data: a new
-one with the same transactional id fences the late request, and the tags of the committed offsets tell what happened.
+Whatever is not certain ends the producer's identity, never the data: a new one with the same transactional id fences
+the late request, and the tags of the committed offsets tell what happened.
 """
 
 import logging
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from aiokafka import errors as kafka_errors
+from confluent_kafka import KafkaException
 
-from app.engine.bounded import Bounded
 from app.engine.crashpoints import passing
 from app.engine.offsets import OffsetReader, Partition
+from app.engine.transaction import NotWrittenError, Transactions
+from app.engine.wire import Member
 from app.errors import HoldfastError
 from app.protocol.unit import Outcome, Tag, outcome
 
 log = logging.getLogger(__name__)
 
-TRANSACTION_TIMEOUT_MS = 10_000
-CALL_TIMEOUT_S = 8.0
 INIT_TIMEOUT_S = 5.0
 REFUSALS_MAX = 3
 """So many units in a row that the broker refuses for good end the worker."""
@@ -31,12 +31,13 @@ REFUSALS_MAX = 3
 UNIT_DEADLINE_S = 10.0
 """When a transaction has not ended after so long, its outcome is unknown; the broker ends it after as long."""
 
-_REFUSED = {
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.REBALANCE_IN_PROGRESS,
-}
+_REFUSED = (
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.UnknownMemberIdError,
+    kafka_errors.RebalanceInProgressError,
+)
+_FENCED = (kafka_errors.InvalidProducerEpoch, kafka_errors.ProducerFenced)
+_NO_ANSWER = (kafka_errors.KafkaError, OSError, TimeoutError)
 
 
 class Answer(Enum):
@@ -53,12 +54,12 @@ class Answer(Enum):
 class Sealed:
     """A unit of work, closed: everything that one transaction writes.
 
-    ``records``: lists of ``{"key", "value"}`` by topic and partition, in order. ``others``: records that need
-    headers or a partitioner, as keyword arguments of ``produce``. ``offsets``: the next offset of each partition.
+    ``records``: lists of ``{"key", "value"}`` by topic and partition, in order. ``others``: records that name their
+    topic, have headers, or need a partitioner. ``offsets``: the next offset of each partition.
     """
 
     tag: Tag
-    group_metadata: Any
+    member: Member
     records: Mapping[Partition, list[dict[str, Any]]] = field(default_factory=dict)
     others: Sequence[dict[str, Any]] = ()
     offsets: Mapping[Partition, int] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class TransactionalProducer:
     """Commits sealed units one after the other. Blocking; it belongs to the commit thread.
 
     Args:
-        config: librdkafka options common to all clients.
+        client: keyword arguments of aiokafka's client.
         transactional_id: stable for the worker's name, so that a successor can fence it.
         offsets: reads the committed tags after an unknown outcome.
         stopping: True once the worker ends and nobody waits for an answer any longer.
@@ -76,122 +77,83 @@ class TransactionalProducer:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        client: Mapping[str, Any],
         transactional_id: str,
         offsets: OffsetReader,
         stopping: Callable[[], bool],
-        *,
-        max_record_bytes: int,
     ) -> None:
-        self._config = {
-            **config,
-            "transactional.id": transactional_id,
-            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-            # A unit is whole when it is produced: nothing is gained by waiting for more.
-            "linger.ms": 0,
-            "batch.size": 1_000_000,
-            "batch.num.messages": 100_000,
-            "queue.buffering.max.messages": 2_000_000,
-            "queue.buffering.max.kbytes": 1_048_576,
-            "message.max.bytes": max_record_bytes,
-            "delivery.report.only.error": True,
-            "partitioner": "murmur2_random",
-            # A request for each partition is under way at once: none must wait until the one before is acknowledged.
-            "socket.nagle.disable": True,
-            # A unit that has offsets only is refused while the markers of the one before are being written.
-            "retry.backoff.ms": 10,
-        }
+        self._transactions = Transactions(client, transactional_id)
         self._offsets = offsets
         self._stopping = stopping
-        self._producer: Producer | None = None
-        self._left_behind: list[Producer] = []
         self._refusals = 0
-        self._bounded = Bounded("transaction")
 
     def start(self) -> None:
         """Initialise the transactional id: end what an earlier process left open under it, and fence that process."""
         told = False
         while not self._stopping():
-            producer = Producer(self._config)
             try:
-                self._bounded.run(lambda made=producer: made.init_transactions(INIT_TIMEOUT_S), 2 * INIT_TIMEOUT_S)  # type: ignore[misc]
-                self._producer = producer
+                self._transactions.initialise(INIT_TIMEOUT_S)
                 return
-            except (KafkaException, TimeoutError) as error:
-                self._leave_behind(producer, error)
+            except _NO_ANSWER as error:
                 if not told:
                     log.warning("the broker does not answer (%s); waiting for it", _text(error))
                     told = True
                 time.sleep(0.2)
 
+    def close(self) -> None:
+        """End the connections."""
+        self._transactions.close()
+
     def commit(self, unit: Sealed) -> Answer:
         """Write ``unit`` in one transaction and say what became of it."""
-        if self._producer is None:
+        if not self._transactions.ready:
             self.start()
-        producer = self._producer
-        if producer is None:
+        if not self._transactions.ready:
             return Answer.ABORTED
         try:
-            self._bounded.run(lambda: self._write(producer, unit), UNIT_DEADLINE_S)
-            passing("after-commit")
-            self._refusals = 0
-            return Answer.COMMITTED
-        except (KafkaException, TimeoutError) as error:
-            return self._after(producer, error, unit)
+            self._transactions.write(
+                unit.records,
+                unit.others,
+                unit.offsets,
+                metadata=unit.tag.encode(),
+                member=unit.member,
+                timeout_s=UNIT_DEADLINE_S,
+            )
+        except NotWrittenError as error:
+            return self._not_written(error.cause, unit)
+        except _NO_ANSWER as error:
+            return self._uncertain(error, unit)
+        passing("after-commit")
+        self._refusals = 0
+        return Answer.COMMITTED
 
-    def _write(self, producer: Producer, unit: Sealed) -> None:
-        """The transaction: records, flush, offsets, commit."""
-        producer.begin_transaction()
-        passing("before-changelog")
-        self._produce(producer, unit)
-        producer.flush(CALL_TIMEOUT_S)
-        passing("before-offsets")
-        producer.send_offsets_to_transaction(
-            [TopicPartition(t, p, o, unit.tag.encode()) for (t, p), o in unit.offsets.items()],
-            unit.group_metadata,
-            CALL_TIMEOUT_S,
-        )
-        passing("before-commit")
-        producer.commit_transaction(CALL_TIMEOUT_S)
-
-    def _after(self, producer: Producer, error: KafkaException | TimeoutError, unit: Sealed) -> Answer:
-        """Sort out a failure: what is certainly not in the log, and what must be learned with a new producer."""
-        known = error.args[0] if isinstance(error, KafkaException) else None
-        if known is not None and known.txn_requires_abort() and self._aborted(producer):
-            log.info("unit %d is not in the log: %s", unit.tag.unit, known.str())
-            if known.code() in _REFUSED:
-                return Answer.REFUSED
-            self._count_refusal(known)
-            return Answer.ABORTED
-        self._producer = None
-        log.warning("unit %d: outcome unknown (%s); replacing the producer to learn it", unit.tag.unit, _text(error))
-        self._leave_behind(producer, error)
+    def _not_written(self, error: Exception, unit: Sealed) -> Answer:
+        """Sort out a failure before the end: nothing is in the log once there is a new identity."""
+        if isinstance(error, _FENCED) or not isinstance(error, _NO_ANSWER):
+            return self._uncertain(error, unit)
         self.start()
-        return self._learn(unit)
+        log.info("unit %d is not in the log: %s", unit.tag.unit, _text(error))
+        if isinstance(error, _REFUSED):
+            return Answer.REFUSED
+        self._count_refusal(error)
+        return Answer.ABORTED
 
-    def _count_refusal(self, error: KafkaError) -> None:
+    def _count_refusal(self, error: Exception) -> None:
         """Reading the same records again does not mend a record that the broker will never take.
 
         The worker ends with it, so that its successors look for the task that makes it (see ``suspects``).
         """
-        self._refusals = 0 if error.retriable() else self._refusals + 1
+        for_good = isinstance(error, kafka_errors.KafkaError) and not error.retriable
+        self._refusals = self._refusals + 1 if for_good else 0
         if self._refusals >= REFUSALS_MAX:
             raise HoldfastError(
-                f"the broker refuses what this worker writes ({error.str()}): check the topics' limits and the ACLs"
+                f"the broker refuses what this worker writes ({_text(error)}): check the topics' limits and the ACLs"
             )
 
-    def _leave_behind(self, producer: Producer, error: KafkaException | TimeoutError) -> None:
-        """A producer whose call has not returned must not be destroyed under it."""
-        if isinstance(error, TimeoutError):
-            self._left_behind.append(producer)
-
-    def _aborted(self, producer: Producer) -> bool:
-        try:
-            self._bounded.run(lambda: producer.abort_transaction(CALL_TIMEOUT_S), CALL_TIMEOUT_S + 1)
-            return True
-        except (KafkaException, TimeoutError) as error:
-            self._leave_behind(producer, error)
-            return False
+    def _uncertain(self, error: Exception, unit: Sealed) -> Answer:
+        log.warning("unit %d: outcome unknown (%s); replacing the producer to learn it", unit.tag.unit, _text(error))
+        self.start()
+        return self._learn(unit)
 
     def _learn(self, unit: Sealed) -> Answer:
         while not self._stopping():
@@ -210,21 +172,6 @@ class TransactionalProducer:
                     return Answer.REFUSED
         return Answer.ABORTED
 
-    @staticmethod
-    def _produce(producer: Producer, unit: Sealed) -> None:
-        for (topic, partition), records in unit.records.items():
-            if records and producer.produce_batch(topic, records, partition) != len(records):
-                # A unit is far smaller than the queue, so this is no full queue; a part of it must not go out.
-                raise KafkaException(next(record["_error"] for record in records if "_error" in record))
-        for record in unit.others:
-            while True:
-                try:
-                    producer.produce(**record)
-                    break
-                except BufferError:
-                    producer.poll(0.01)
-        producer.poll(0)
 
-
-def _text(error: KafkaException | TimeoutError) -> str:
-    return str(error.args[0].str()) if isinstance(error, KafkaException) else "a call did not return in time"
+def _text(error: Exception) -> str:
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

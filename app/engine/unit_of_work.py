@@ -115,16 +115,14 @@ class Committer:
         self,
         config: Mapping[str, Any],
         *,
+        client: Mapping[str, Any],
         transactional_id: str,
         group: str,
-        max_record_bytes: int,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._stopping = False
         self._offsets = OffsetReader(config, group)
-        self._producer = TransactionalProducer(
-            config, transactional_id, self._offsets, lambda: self._stopping, max_record_bytes=max_record_bytes
-        )
+        self._producer = TransactionalProducer(client, transactional_id, self._offsets, lambda: self._stopping)
         self._failed = failed
         self._lock = threading.Lock()
         self._gate = threading.Lock()
@@ -183,6 +181,7 @@ class Committer:
             self._thread.join(STOP_S)
         self._left_behind = self._thread.is_alive()
         if not self._left_behind:
+            self._producer.close()
             self._offsets.close()
 
     def _serve(self) -> None:

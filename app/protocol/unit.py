@@ -8,8 +8,8 @@ So whoever reads the committed offsets of a group knows
   worker is not in the group any more): that id is fenced before anything else is read, and
 * whether a unit whose commit was never answered is in the log: a transaction commits all of its offsets or none.
 
-librdkafka speaks the transaction protocol from before KIP-890 part 2, so a producer that has seen one unknown
-outcome is thrown away; the tag is how the outcome is then learned.
+A producer that has seen an unknown outcome takes a new epoch, which fences whatever of it is still on its way; the tag
+is how the outcome is then learned.
 """
 
 from collections.abc import Collection, Iterable

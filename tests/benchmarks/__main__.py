@@ -19,6 +19,7 @@ from app.engine.embedded_kafka import EmbeddedKafka
 from tests.benchmarks import (
     broker,
     endurance,
+    exchanges,
     large,
     latency,
     migration,
@@ -29,6 +30,7 @@ from tests.benchmarks import (
     routing,
     scaling,
     takeover,
+    transfers,
 )
 from tests.benchmarks.bench import Bench, Benchmark
 from tests.benchmarks.options import Options
@@ -46,6 +48,8 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     takeover,
     moves,
     migration,
+    transfers,
+    exchanges,
     restore,
     large,
     endurance,

@@ -1,170 +1,107 @@
-"""Exchanges: latency at a rate, throughput over many, and how soon both sides are restarted after a manager's death.
+"""Exchanges: latency at a rate, throughput over many, how far backups are behind, restarts after a manager's death.
 
-``.venv/bin/python -m tests.benchmarks.exchanges`` runs all of it on an embedded broker; the functions can be used one
-by one. Client and server are programs of their own, as in life: ``… client MODE …`` and ``… server NAME``.
+Celery on Redis answers the same requests in the same run. It remembers nothing that a crash could take away, and its
+client and its worker are not restarted; it is here because users would take it otherwise.
 """
 
 import json
 import os
-import queue
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 from app.client import ClientSession, ServerSession
-from app.client.exchanges import Response, Restart
-from app.settings import Settings
-from tests.support.broker import Choice, new_namespace, running
+from app.client.exchanges import Restart
+from tests.benchmarks.bench import ROOT, Bench
+from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, figure, of, percentile
+from tests.benchmarks.peers import task_queue
+from tests.benchmarks.peers.engines import Absent
 from tests.support.cluster import Workers, wait_for
 
-ROOT = Path(__file__).parents[2]
+NAME: Final = "exchanges"
+ABOUT: Final = "client-server exchanges, beside Celery on Redis"
+LATENCY_EXCHANGES: Final = 50
+WINDOW: Final = 8
+LIMIT_S: Final = 150
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The value below which this share of them lies."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+def measure(bench: Bench) -> Iterator[Sample]:
+    options = bench.options
+    try:
+        peer: str | None = task_queue.prepare(bench.tools)
+    except Absent as error:
+        peer = None
+        yield {"series": "absent", "why": str(error)}
+    for number in range(options.pairs):
+        for what in ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours"):
+            bench.say(f"round {number + 1} of {options.pairs}: {'Holdfast' if what == 'ours' else task_queue.NAME}")
+            if what == "ours":
+                yield {"series": "round", "number": number, "of": what, **_ours(bench)}
+            elif peer is not None:
+                yield {"series": "round", "number": number, "of": what, **_theirs(bench, peer)}
+    with bench.workers("exchanges") as workers:
+        workers.topics()
+        workers.start_ready("w1", "w2")
+        for number in range(options.exchange_kills):
+            bench.say(f"kill {number + 1} of {options.exchange_kills}")
+            sample = _takeover(workers, number)
+            yield sample
+            workers.start_ready(sample["worker"])
 
 
-# -- the programs ------------------------------------------------------------------------------------------------------
+def _ours(bench: Bench) -> dict[str, Any]:
+    """Throughput through one worker, then latency and the backups' lag with two."""
+    options = bench.options
+    with bench.workers("exchanges") as workers:
+        workers.topics()
+        workers.start_ready("w1")
+        load = _measured(workers, "throughput", str(options.exchanges), str(options.seconds))
+        workers.start_ready("w2")
+        wait_for(lambda: _settled(workers), 60, "every manager has a backup that has its rows")
+        lags: list[float] = []
+        with _watching(workers, lags):
+            calm = _measured(
+                workers, "latency", str(LATENCY_EXCHANGES), str(options.requests_rate), str(options.seconds)
+            )
+    assert calm["answered"] == calm["sent"], calm
+    return {**load, **calm, "lags_ms": lags}
 
 
-def serve(name: str) -> None:
-    """Perform next to nothing."""
-    ServerSession(server=name, perform=lambda body, restart: (body, body)).run()
+def _measured(workers: Workers, *arguments: str) -> dict[str, Any]:
+    """Run a server and a client program; return what the client measured."""
+    with _program(workers, "serve", "hpc-1"):
+        client = _start(workers, *arguments)
+        try:
+            told, _ = client.communicate(timeout=LIMIT_S)
+        finally:
+            client.kill()
+        found: dict[str, Any] = json.loads(told)
+        return found
 
 
-def opened(prefix: str, exchanges: int, **more: Any) -> list[ClientSession]:
-    """Open exchanges, several at a time: each waits for its manager."""
-
-    def make(number: int) -> ClientSession:
-        return ClientSession(exchange=f"{prefix}-{number}", client="bench", timeout=60, **more)
-
-    with ThreadPoolExecutor(32) as pool:
-        return list(pool.map(make, range(exchanges)))
-
-
-def drive_throughput(exchanges: int, seconds: float) -> dict[str, Any]:
-    """As many requests as go, over so many exchanges, with windows of 8, everything acknowledged."""
-    ready: queue.SimpleQueue[tuple[int, Future[Response]]] = queue.SimpleQueue()
-    sessions = opened("load", exchanges)
-
-    def expect(index: int) -> None:
-        sessions[index].expect().add_done_callback(lambda done: ready.put((index, done)))
-
-    sent = [0] * exchanges
-    for index, session in enumerate(sessions):
-        for _ in range(8):
-            sent[index] += 1
-            session.submit_nowait({"n": sent[index]}, restart=sent[index])
-        expect(index)
-    count, counted = 0, 0
-    begun = started = time.monotonic()
-    warm = started + seconds / 4
-    while (now := time.monotonic()) < started + seconds:
-        index, done = ready.get()
-        response = done.result()
-        assert response.body == {"n": response.number}
-        session = sessions[index]
-        session.acknowledge_nowait(response.number)
-        sent[index] += 1
-        session.submit_nowait({"n": sent[index]}, restart=sent[index])
-        expect(index)
-        count += 1
-        if now < warm:
-            counted, begun = count, now
-    return {"requests_per_s": round((count - counted) / (now - begun)), "exchanges": exchanges, "requests": count}
+@contextmanager
+def _program(workers: Workers, *arguments: str) -> Iterator[None]:
+    process = _start(workers, *arguments)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
 
 
-def drive_latency(exchanges: int, rate: float, seconds: float) -> dict[str, Any]:
-    """From submission to response, at a rate that does not wait for responses."""
-    sessions = opened("rate", exchanges, window=1_000)
-    taken: list[float] = []
-    accepted: list[float] = []
-    lock = threading.Lock()
-
-    waiting: list[dict[int, float]] = [{} for _ in sessions]
-    expecting = [False] * exchanges
-
-    def expect(index: int) -> None:
-        def done(future: Future[Response]) -> None:
-            number = future.result().number
-            with lock:
-                taken.append(time.monotonic() - waiting[index].pop(number))
-                expecting[index] = more = bool(waiting[index])
-            sessions[index].acknowledge_nowait(number)
-            if more:
-                expect(index)
-
-        sessions[index].expect().add_done_callback(done)
-
-    started = time.monotonic()
-    total = round(rate * seconds)
-    for number in range(total):
-        due = started + number / rate
-        while (left := due - time.monotonic()) > 0:
-            time.sleep(left)
-        index = number % exchanges
-        with lock:
-            waiting[index][number // exchanges + 1] = time.monotonic()
-            begin, expecting[index] = not expecting[index], True
-        at = time.monotonic()
-        stored = sessions[index].submit_nowait({"n": number})
-        stored.add_done_callback(lambda _, at=at: accepted.append(time.monotonic() - at))  # type: ignore[misc]
-        if begin:
-            expect(index)
-    deadline = time.monotonic() + 30
-    while len(taken) < total and time.monotonic() < deadline:
-        time.sleep(0.05)
-    warm = taken[len(taken) // 4 :]
-    return {
-        "rate": rate,
-        "stored_p50_ms": round(1000 * percentile(accepted[len(accepted) // 4 :], 0.5), 1),
-        "p50_ms": round(1000 * percentile(warm, 0.5), 1),
-        "p99_ms": round(1000 * percentile(warm, 0.99), 1),
-        "answered": len(taken),
-        "sent": total,
-    }
-
-
-# -- the measurements --------------------------------------------------------------------------------------------------
-
-
-def program(workers: Workers, *arguments: str) -> "subprocess.Popen[bytes]":
-    """Start one of the programs above against a cluster."""
+def _start(workers: Workers, *arguments: str) -> "subprocess.Popen[bytes]":
     config = {"HOLDFAST_BOOTSTRAP": workers.settings.bootstrap, "HOLDFAST_NAMESPACE": workers.namespace}
-    command = [sys.executable, "-m", "tests.benchmarks.exchanges", *arguments]
+    command = [sys.executable, "-m", "tests.benchmarks.exchange_programs", *arguments]
     return subprocess.Popen(command, env={**os.environ, **config}, cwd=ROOT, stdout=subprocess.PIPE)
 
 
-def measured(workers: Workers, mode: str, *arguments: str) -> dict[str, Any]:
-    """Run a server and a client program; return what the client measured."""
-    server = program(workers, "server", "hpc-1")
-    try:
-        client = program(workers, "client", mode, *arguments)
-        told, _ = client.communicate(timeout=150)
-        found: dict[str, Any] = json.loads(told)
-        return found
-    finally:
-        server.terminate()
-        server.wait(10)
-        if server.stdout is not None:
-            server.stdout.close()
-
-
-def throughput(workers: Workers, exchanges: int = 500, seconds: float = 20.0) -> dict[str, Any]:
-    """Requests a second over so many exchanges through the workers that run, both programs included."""
-    return measured(workers, "throughput", str(exchanges), str(seconds))
-
-
-def latency(workers: Workers, exchanges: int = 50, rate: float = 500.0, seconds: float = 15.0) -> dict[str, Any]:
-    """Request to response at a rate, in milliseconds; and meanwhile how far the backups are behind."""
-    lags: list[int] = []
+@contextmanager
+def _watching(workers: Workers, lags: list[float]) -> Iterator[None]:
+    """Collect how far the backups are behind, in milliseconds, ten times a second."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -173,29 +110,32 @@ def latency(workers: Workers, exchanges: int = 50, rate: float = 500.0, seconds:
             if status == 200:
                 lags.extend(entry["backup_lag_ms"] for entry in body["managers"] if entry["backup_lag_ms"] is not None)
 
-    watching = threading.Thread(target=watch)
-    if len(workers.running) > 1:
-        watching.start()
+    thread = threading.Thread(target=watch, name="backup-lag")
+    thread.start()
     try:
-        found = measured(workers, "latency", str(exchanges), str(rate), str(seconds))
+        yield
     finally:
         stop.set()
-        if watching.ident is not None:
-            watching.join()
-    if lags:
-        found["backup_lag_p99_ms"] = percentile([float(lag) for lag in lags], 0.99)
-    return found
+        thread.join()
 
 
-def settled(workers: Workers) -> bool:
+def _theirs(bench: Bench, python: str) -> dict[str, Any]:
+    options = bench.options
+    with task_queue.serving(python, bench.scratch / bench.name("celery")) as run:
+        load = run("throughput", str(options.exchanges * WINDOW), str(options.seconds))
+        return {**load, **run("latency", str(options.requests_rate), str(options.seconds))}
+
+
+def _settled(workers: Workers) -> bool:
     """Do all workers that run host managers, and has each manager a backup that has everything?"""
     managers = workers.running[0].get("/api/exchanges")[1]["managers"]
     hosts = {entry["worker"] for entry in managers}
     return len(hosts) == len(workers.running) and all(entry["backup_lag_ms"] == 0 for entry in managers)
 
 
-def takeover(workers: Workers) -> dict[str, Any]:
+def _takeover(workers: Workers, number: int) -> Sample:
     """Seconds from the kill -9 of an exchange's manager until both sides are restarted."""
+    exchange = f"takeover-{number}"
     told: list[tuple[float, Restart]] = []
     given: list[float] = []
     gate = threading.Event()
@@ -204,25 +144,25 @@ def takeover(workers: Workers) -> dict[str, Any]:
         gate.wait(60)
         return body, restart
 
-    server = ServerSession(server="takeover", perform=hold, settings=workers.settings)
+    server = ServerSession(server=f"hpc-{number}", perform=hold, settings=workers.settings)
     running_server = threading.Thread(target=server.run)
     running_server.start()
     with ClientSession(
-        exchange="takeover",
+        exchange=exchange,
         client="bench",
         settings=workers.settings,
         on_restart=lambda restart: told.append((time.monotonic(), restart)),
     ) as session:
-        for number in range(8):
-            session.submit({"n": number})
-        wait_for(lambda: settled(workers), 60, "every manager has a backup that has its rows")
-        name = workers.running[0].get("/api/exchanges/takeover")[1]["worker"]
+        for n in range(8):
+            session.submit({"n": n})
+        wait_for(lambda: _settled(workers), 60, "every manager has a backup that has its rows")
+        name = workers.running[0].get(f"/api/exchanges/{exchange}")[1]["worker"]
         victim = next(worker for worker in workers.running if worker.name == name)
         killed = time.monotonic()
         victim.kill9()
 
         def restarted() -> bool:
-            if not given and server.exchanges["takeover"].cause == "manager":
+            if not given and server.exchanges[exchange].cause == "manager":
                 given.append(time.monotonic())
             return bool(given) and told[-1][1].cause == "manager"
 
@@ -231,41 +171,33 @@ def takeover(workers: Workers) -> dict[str, Any]:
         session.finish()
     server.stop()
     running_server.join()
-    return {"client_s": round(told[-1][0] - killed, 2), "server_s": round(given[0] - killed, 2)}
+    return {"series": "kill", "worker": name, "client_s": told[-1][0] - killed, "server_s": given[0] - killed}
 
 
-def main(arguments: list[str]) -> None:
-    match arguments:
-        case ["server", name]:
-            serve(name)
-        case ["client", "throughput", exchanges, seconds]:
-            print(json.dumps(drive_throughput(int(exchanges), float(seconds))))
-            sys.stdout.flush()
-            os._exit(0)  # without closing 500 exchanges one by one
-        case ["client", "latency", exchanges, rate, seconds]:
-            print(json.dumps(drive_latency(int(exchanges), float(rate), float(seconds))))
-            sys.stdout.flush()
-            os._exit(0)
-        case _:
-            run(set(arguments) or {"latency", "throughput", "takeover"})
+def judge(samples: Sequence[Sample]) -> list[Measurement]:
+    ours = {one["number"]: one for one in of(samples, "round", of="ours")}
+    theirs = {one["number"]: one for one in of(samples, "round", of="theirs")}
+    lines = (
+        ("requests over many exchanges", "requests_per_s", "/s", 1, Goal("≥", 5_000)),
+        ("request to response, p50", "p50_s", "ms", 1_000, Goal("≤", 50)),
+        ("request to response, p99", "p99_s", "ms", 1_000, Goal("≤", 150)),
+    )
+    found = []
+    for title, key, unit, factor, goal in lines:
+        pairs = [(ours[n][key] * factor, theirs[n][key] * factor) for n in sorted(ours.keys() & theirs.keys())]
+        if pairs:
+            found.append(compared(title, unit, pairs, task_queue.NAME, goal=goal))
+        else:
+            note = f"{task_queue.NAME} is absent"
+            found.append(figure(title, unit, [one[key] * factor for one in ours.values()], goal=goal, note=note))
+    lags = [lag for one in ours.values() for lag in one["lags_ms"]]
+    found.append(figure("backups behind under load, p99", "ms", lags, statistic=percentile(0.99), goal=Goal("≤", 200)))
+    for side in ("client", "server"):
+        runs = [kill[f"{side}_s"] for kill in of(samples, "kill")]
+        title = f"{side} restarted after kill -9 of the manager, longest"
+        found.append(figure(title, "s", runs, statistic=max, goal=Goal("≤", 3)))
+    return found
 
 
-def run(wanted: set[str]) -> None:
-    """All of it, on a broker of its own; each on fresh workers."""
-    plans: Mapping[str, tuple[tuple[str, ...], Any]] = {
-        "latency": (("w1", "w2"), latency),
-        "throughput": (("w1",), throughput),
-        "takeover": (("w1", "w2"), takeover),
-    }
-    with running(Choice("embedded", "benchmark")) as bootstrap, tempfile.TemporaryDirectory() as directory:
-        for name in sorted(wanted):
-            names, measure = plans[name]
-            with Workers(bootstrap, new_namespace(), Path(directory) / name) as workers:
-                assert isinstance(workers.settings, Settings)
-                workers.topics()
-                workers.start_ready(*names)
-                print(name, json.dumps(measure(workers)), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def plot(_samples: Sequence[Sample], _pyplot: Any) -> None:
+    """There is nothing to draw."""

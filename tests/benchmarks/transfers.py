@@ -1,136 +1,128 @@
-"""Uploads: one large one, many at once, many that float, and how soon another worker goes on."""
+"""Uploads: one large one and many beside the official server, many that float, and how soon another worker goes on.
+
+Ours answers when the bytes are on the disk, the whole is composed and its checksum is known; the peer when it has
+written. Both get the bytes from curl or from one program, on the same disk.
+"""
 
 import asyncio
-import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import psutil
 
-from app.engine.embedded_kafka import EmbeddedKafka
-from tests.support.broker import new_namespace
+from tests.benchmarks.bench import Bench, resident_bytes
+from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, figure, of
+from tests.benchmarks.peers import tus
+from tests.benchmarks.peers.engines import Absent
 from tests.support.cluster import Worker, Workers, wait_for
 from tests.support.transfers import OCTETS, ask, connect, create, patch
 
+NAME: Final = "transfers"
+ABOUT: Final = "uploads, beside the official tus server"
 MB: Final = 1 << 20
+SIZE: Final = 5 * MB
+GOAL_SPEED: Final = Goal("≥", 0.6, of_ratio=True)
 _HEADERS: Final = {"Tus-Resumable": "1.0.0"}
 
 
-def run(bootstrap: str, directory: Path, *, size: int = 1024 * MB, runs: int = 3) -> dict[str, Any]:
-    """All figures; sizes in bytes, times in seconds, memory in MB."""
-    payload = directory / "payload"
-    _fill(payload, size)
-    with Workers(bootstrap, new_namespace(), directory / "transfers") as workers:
+def measure(bench: Bench) -> Iterator[Sample]:
+    options = bench.options
+    payload = bench.scratch / "payload"
+    _fill(payload, options.upload_mb)
+    try:
+        script: Path | None = tus.prepare(bench.tools)
+    except Absent as error:
+        script = None
+        yield {"series": "absent", "why": str(error)}
+    with bench.workers("transfers", max_upload_bytes=2 * options.upload_mb * MB) as workers:
         workers.topics()
         first, second = workers.start_ready("w1", "w2")
-        results: dict[str, Any] = {"one_mb_per_s": [_one(first, payload, size) for _ in range(runs)]}
-        results["peer_mb_per_s"] = _peer(directory, payload, size, runs)
-        results["many"] = _many(first, 200, 5 * MB)
-        results["floating"] = _floating(workers, 10_000)
-        results["idle_mb"] = _idle(second, 1_000)
-        results["resume_s"] = _resume(workers, first, second)
+        for number in range(options.pairs):
+            ours: dict[str, float] = {}
+            theirs: dict[str, float] = {}
+            for mine in (True, False) if number % 2 == 0 else (False, True):
+                bench.say(f"round {number + 1} of {options.pairs}: {'Holdfast' if mine else tus.NAME}")
+                if mine:
+                    ours = _all(f"{first.url}/files/", first.pid, payload, options.uploads)
+                elif script is not None:
+                    with tus.serving(script, bench.scratch / "peer") as (url, pid):
+                        theirs = _all(url + "/files", pid, payload, options.uploads)
+            yield {"series": "round", "ours": ours, "theirs": theirs}
+        bench.say(f"{options.floating} floating connections")
+        yield {"series": "floating", **_floating(workers, options.floating)}
+        bench.say(f"{options.idle} open sockets")
+        yield {"series": "idle", "sockets": options.idle, "mb": _idle(second, options.idle)}
+        for number in range(options.resumes):
+            bench.say(f"kill {number + 1} of {options.resumes}")
+            yield {"series": "resume", "took_s": _resume(workers, first, second)}
+            first = workers.start_ready("w1")[0]
     payload.unlink()
-    return results
 
 
-def _fill(path: Path, size: int) -> None:
-    block = os.urandom(MB)
-    with path.open("wb") as file:
-        for _ in range(0, size, MB):
-            file.write(block)
-
-
-def _curl(url: str, payload: Path) -> None:
-    command = ["curl", "-sf", "-X", "PATCH", "-T", str(payload), "-H", "Expect:", "-H", f"Content-Type: {OCTETS}"]
-    subprocess.run([*command, "-H", "Tus-Resumable: 1.0.0", "-H", "Upload-Offset: 0", url], check=True)
-
-
-def _one(worker: Worker, payload: Path, size: int) -> int:
-    """One PATCH by curl, from creation to the answer: durable, whole and announced."""
+def _all(url: str, pid: int, payload: Path, uploads: int) -> dict[str, float]:
+    """Megabytes (10^6) a second of one large upload and of many at once, and the most memory meanwhile, in MB."""
     os.sync()
+    one = _one(url, payload)
+    os.sync()
+    return {"one": one, **asyncio.run(_many(url, pid, uploads))}
+
+
+def _one(url: str, payload: Path) -> float:
+    """One PATCH by curl, from creation to the answer."""
+    size = payload.stat().st_size
     begun = time.perf_counter()
-    path = create(worker.url, size)
-    _curl(worker.url + path, payload)
-    rate = round(size / 1e6 / (time.perf_counter() - begun))
-    assert ask(worker.url, "DELETE", path).status == 204
+    line = connect(url)
+    line.request("POST", "/" + url.split("/", 3)[3], headers={**_HEADERS, "Upload-Length": str(size)})
+    path = (line.getresponse().getheader("Location") or "").rpartition("/files/")[2]
+    line.close()
+    where = f"{url.rstrip('/')}/{path}"
+    command = ["curl", "-sf", "-X", "PATCH", "-T", str(payload), "-H", "Expect:", "-H", f"Content-Type: {OCTETS}"]
+    subprocess.run([*command, "-H", "Tus-Resumable: 1.0.0", "-H", "Upload-Offset: 0", where], check=True)
+    rate = size / 1e6 / (time.perf_counter() - begun)
+    subprocess.run(["curl", "-sf", "-X", "DELETE", "-H", "Tus-Resumable: 1.0.0", where], check=True)
     return rate
 
 
-def _peer(directory: Path, payload: Path, size: int, runs: int) -> list[int] | None:
-    """The official server on Node, where ``tus`` in ``HOLDFAST_PEERS`` has it; it does not wait for the disk."""
-    modules = Path(os.environ.get("HOLDFAST_PEERS", "/nowhere")).absolute() / "tus/node_modules/@tus"
-    if shutil.which("node") is None or not modules.exists():
-        return None
-    script = directory / "peer.mjs"
-    script.write_text(
-        f"const {{Server}} = await import('{modules}/server/dist/index.js');\n"
-        f"const {{FileStore}} = await import('{modules}/file-store/dist/index.js');\n"
-        "const server = new Server({path: '/files', datastore: new FileStore({directory: process.argv[2]})});\n"
-        "const web = server.listen({host: '127.0.0.1', port: 0}, () => console.log(web.address().port));\n"
-    )
-    rates = []
-    files = directory / "peer"
-    for _ in range(runs):
-        files.mkdir()
-        os.sync()
-        process = subprocess.Popen(["node", str(script), str(files)], stdout=subprocess.PIPE, text=True)
-        try:
-            assert process.stdout is not None
-            url = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-            begun = time.perf_counter()
-            line = connect(url)
-            line.request("POST", "/files", headers={**_HEADERS, "Upload-Length": str(size)})
-            path = (line.getresponse().getheader("Location") or "").rpartition("/files/")[2]
-            line.close()
-            _curl(f"{url}/files/{path}", payload)
-            rates.append(round(size / 1e6 / (time.perf_counter() - begun)))
-        finally:
-            process.kill()
-            process.wait()
-            shutil.rmtree(files)
-    return rates
+def _fill(path: Path, megabytes: int) -> None:
+    block = os.urandom(MB)
+    with path.open("wb") as file:
+        for _ in range(megabytes):
+            file.write(block)
 
 
-def _rss(worker: Worker) -> float:
-    return psutil.Process(worker.pid).memory_info().rss / MB
-
-
-def _many(worker: Worker, count: int, size: int) -> dict[str, Any]:
-    """Uploads at once: bytes of all by the time of all, and the most memory that the worker had."""
-    data = os.urandom(size)
-    most = [_rss(worker)]
+async def _many(url: str, pid: int, count: int) -> dict[str, float]:
+    """Uploads at once: bytes of all by the time of all."""
+    data = os.urandom(SIZE)
+    most = [resident_bytes(pid)]
 
     async def one(session: aiohttp.ClientSession) -> None:
-        async with session.post(f"{worker.url}/files/", headers={**_HEADERS, "Upload-Length": str(size)}) as reply:
+        async with session.post(url, headers={**_HEADERS, "Upload-Length": str(SIZE)}) as reply:
             assert reply.status == 201
-            url = worker.url + reply.headers["Location"]
+            path = reply.headers["Location"].rpartition("/files/")[2]
         headers = {**_HEADERS, "Upload-Offset": "0", "Content-Type": OCTETS}
-        async with session.patch(url, data=data, headers=headers) as reply:
+        async with session.patch(f"{url.rstrip('/')}/{path}", data=data, headers=headers) as reply:
             assert reply.status == 204, await reply.text()
 
     async def watch() -> None:
         while True:
-            most.append(_rss(worker))
+            most.append(resident_bytes(pid))
             await asyncio.sleep(0.05)
 
-    async def all_of_them() -> float:
-        watching = asyncio.ensure_future(watch())
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            begun = time.perf_counter()
-            await asyncio.gather(*(one(session) for _ in range(count)))
-            took = time.perf_counter() - begun
-        watching.cancel()
-        return took
+    watching = asyncio.ensure_future(watch())
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        begun = time.perf_counter()
+        await asyncio.gather(*(one(session) for _ in range(count)))
+        took = time.perf_counter() - begun
+    watching.cancel()
+    return {"many": count * SIZE / 1e6 / took, "rss_mb": max(most) / MB, "rss_before_mb": most[0] / MB}
 
-    os.sync()
-    took = asyncio.run(all_of_them())
-    return {"mb_per_s": round(count * size / 1e6 / took), "rss_mb": round(max(most)), "before_mb": round(most[0])}
+
+def _rss(worker: Worker) -> float:
+    return resident_bytes(worker.pid) / MB
 
 
 def _floating(workers: Workers, count: int) -> dict[str, Any]:
@@ -151,7 +143,7 @@ def _floating(workers: Workers, count: int) -> dict[str, Any]:
             return time.perf_counter() - begun
 
     took = asyncio.run(all_of_them())
-    return {"mb": round(sum(map(_rss, workers.running)) - before, 1), "created_per_s": round(count / took)}
+    return {"connections": count, "mb": sum(map(_rss, workers.running)) - before, "created_per_s": count / took}
 
 
 def _idle(worker: Worker, count: int) -> float:
@@ -164,7 +156,7 @@ def _idle(worker: Worker, count: int) -> float:
     used = _rss(worker) - before
     for line in lines:
         line.close()
-    return round(used, 1)
+    return used
 
 
 def _resume(workers: Workers, victim: Worker, other: Worker) -> float:
@@ -180,12 +172,32 @@ def _resume(workers: Workers, victim: Worker, other: Worker) -> float:
         return offset is not None and patch(other.url, path, int(offset), data[int(offset) :]).status == 204
 
     wait_for(go_on, 60, "another worker goes on")
-    return round(time.perf_counter() - begun, 2)
+    return time.perf_counter() - begun
 
 
-if __name__ == "__main__":
-    with (
-        tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch,
-        EmbeddedKafka(Path(scratch) / "kafka") as kafka,
-    ):
-        print(json.dumps(run(kafka.bootstrap, Path(scratch)), indent=2))
+def judge(samples: Sequence[Sample]) -> list[Measurement]:
+    rounds = of(samples, "round")
+    found = []
+    for key, title in (("one", "one large upload"), ("many", "many uploads of 5 MB at once")):
+        pairs = [(one["ours"][key], one["theirs"][key]) for one in rounds if one["theirs"]]
+        if pairs:
+            found.append(compared(title, "MB/s", pairs, tus.NAME, goal=GOAL_SPEED))
+        else:
+            found.append(figure(title, "MB/s", [one["ours"][key] for one in rounds], note=f"{tus.NAME} is absent"))
+    found.append(_least("resident memory meanwhile", "MB", [one["ours"]["rss_mb"] for one in rounds], 300))
+    found.append(
+        _least("goes on at another worker after kill -9", "s", [r["took_s"] for r in of(samples, "resume")], 3)
+    )
+    for floating in of(samples, "floating"):
+        found.append(_least(f"{floating['connections']} floating connections", "MB", [floating["mb"]], 50))
+        found.append(figure("connections begun", "/s", [floating["created_per_s"]]))
+    sockets = of(samples, "idle")
+    return found + [_least(f"{idle['sockets']} open sockets", "MB", [idle["mb"]], 50) for idle in sockets]
+
+
+def _least(name: str, unit: str, runs: list[float], limit: float) -> Measurement:
+    return figure(name, unit, runs, statistic=max, goal=Goal("≤", limit))
+
+
+def plot(_samples: Sequence[Sample], _pyplot: Any) -> None:
+    """There is nothing to draw."""

@@ -41,7 +41,8 @@ def _python(*arguments: str) -> Prepare:
     return lambda _tools: [sys.executable, *arguments]
 
 
-def _run(command: list[str], what: str) -> None:
+def run(command: list[str], what: str) -> None:
+    """Run what fetches or builds a peer; a failure is its absence."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -53,7 +54,8 @@ def _run(command: list[str], what: str) -> None:
 
 
 @contextmanager
-def _alone(tools: Path) -> Iterator[None]:
+def alone(tools: Path) -> Iterator[None]:
+    """Hold the directory of tools, so that two runs do not build the same thing."""
     tools.mkdir(parents=True, exist_ok=True)
     with (tools / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -69,14 +71,14 @@ def _streams(main_class: str) -> Prepare:
         sources = sorted((HERE / "streams").iterdir())
         digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:12]
         place = tools / f"streams-{digest}"
-        with _alone(tools):
+        with alone(tools):
             if not place.exists():
                 new = tools / f"streams-{digest}.new"
                 shutil.rmtree(new, ignore_errors=True)
                 copy = ["dependency:copy-dependencies", f"-DoutputDirectory={new / 'libs'}"]
-                _run(["mvn", "-q", "-B", "-f", str(HERE / "streams" / "pom.xml"), *copy], "fetching Kafka Streams")
+                run(["mvn", "-q", "-B", "-f", str(HERE / "streams" / "pom.xml"), *copy], "fetching Kafka Streams")
                 java = [str(source) for source in sources if source.suffix == ".java"]
-                _run(["javac", "-cp", f"{new}/libs/*", "-d", str(new / "classes"), *java], "compiling the Streams peer")
+                run(["javac", "-cp", f"{new}/libs/*", "-d", str(new / "classes"), *java], "compiling the Streams peer")
                 new.rename(place)
         return ["java", "-Xmx1g", "-cp", f"{place}/classes:{place}/libs/*", main_class]
 
@@ -86,10 +88,10 @@ def _streams(main_class: str) -> Prepare:
 def _quix(tools: Path) -> list[str]:
     """Quix Streams pins its own librdkafka, so it has an environment of its own."""
     place = tools / "venv-quix"
-    with _alone(tools):
+    with alone(tools):
         if not (place / "ready").exists():
-            _run([sys.executable, "-m", "venv", "--clear", str(place)], "an environment for Quix Streams")
-            _run(
+            run([sys.executable, "-m", "venv", "--clear", str(place)], "an environment for Quix Streams")
+            run(
                 [str(place / "bin" / "python"), "-m", "pip", "install", "-q", "quixstreams>=3.28"],
                 "installing quixstreams",
             )

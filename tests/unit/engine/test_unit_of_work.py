@@ -1,5 +1,6 @@
 """The bounds of a unit, and a commit thread whose broker does not answer."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -49,10 +50,12 @@ def failures() -> list[BaseException]:
 
 @pytest.fixture
 def committer(failures: list[BaseException]) -> Iterator[Committer]:
-    """Its broker never answers."""
-    made = Committer(NOBODY, transactional_id="t", group="g", max_record_bytes=2**20, failed=failures.append)
-    yield made
-    made.stop()
+    """Its broker takes connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = {"bootstrap_servers": [f"127.0.0.1:{silent.getsockname()[1]}"]}
+        made = Committer(NOBODY, client=client, transactional_id="t", group="g", failed=failures.append)
+        yield made
+        made.stop()
 
 
 def test_positions_hold_up_no_commit_for_long(committer: Committer) -> None:

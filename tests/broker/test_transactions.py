@@ -1,0 +1,179 @@
+"""Transactions on a real broker: what is written, and what becomes of what is not."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from aiokafka import errors as kafka_errors
+from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from app.engine.offsets import OffsetReader, Partition
+from app.engine.transaction import NotWrittenError, Transactions
+from app.engine.wire import BATCH_BYTES, Member
+from app.protocol.murmur2 import partition_of
+from app.protocol.unit import Tag
+from tests.support.broker import new_namespace
+
+pytestmark = pytest.mark.broker
+
+PARTITIONS = 3
+TIMEOUT_S = 20.0
+TOPIC_BYTES = 1_048_588
+NOBODY = Member("", -1, "")
+"""No membership: the broker takes such offsets while the group has no members."""
+
+
+class Bench:
+    """A topic, and transactions that write to it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.name = new_namespace()
+        self.topic = f"{self.name}.records"
+        self.config: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0}
+        self._client = {"bootstrap_servers": [bootstrap], "client_id": "test"}
+        self._made: list[Transactions] = []
+        admin = AdminClient(self.config)
+        new = NewTopic(self.topic, PARTITIONS, 1, config={"max.message.bytes": str(TOPIC_BYTES)})
+        admin.create_topics([new])[self.topic].result(TIMEOUT_S)
+
+    def transactions(self) -> Transactions:
+        """Of one transactional id, however often it is asked for."""
+        made = Transactions(self._client, self.name)
+        made.initialise(TIMEOUT_S)
+        self._made.append(made)
+        return made
+
+    def write(
+        self,
+        transactions: Transactions,
+        records: Mapping[Partition, Sequence[Mapping[str, Any]]],
+        others: Sequence[Mapping[str, Any]] = (),
+        offsets: Mapping[Partition, int] | None = None,
+        member: Member = NOBODY,
+    ) -> None:
+        member = Member(self.name, member.generation, member.member_id)
+        transactions.write(records, others, offsets or {}, metadata="w 1 1 c", member=member, timeout_s=TIMEOUT_S)
+
+    def read(self) -> dict[int, list[Message]]:
+        """All committed records of the topic, by partition."""
+        consumer = Consumer(
+            {**self.config, "group.id": "reader", "enable.auto.commit": False, "enable.partition.eof": True}
+        )
+        consumer.assign([TopicPartition(self.topic, number, 0) for number in range(PARTITIONS)])
+        found: dict[int, list[Message]] = {number: [] for number in range(PARTITIONS)}
+        ended = 0
+        while ended < PARTITIONS:
+            [message] = consumer.consume(1, TIMEOUT_S)
+            if message.error() is None:
+                found[message.partition() or 0].append(message)
+            else:
+                ended += 1
+        consumer.close()
+        return found
+
+    def close(self) -> None:
+        for transactions in self._made:
+            transactions.close()
+
+
+@pytest.fixture
+def bench(broker: str) -> Iterator[Bench]:
+    made = Bench(broker)
+    yield made
+    made.close()
+
+
+def records(*values: bytes) -> list[dict[str, bytes | None]]:
+    return [{"key": b"k", "value": value} for value in values]
+
+
+def test_records_and_offsets_are_written_at_once(bench: Bench) -> None:
+    transactions = bench.transactions()
+    headers = [("origin", b"0:7"), ("empty", b"")]
+    others = [
+        {"topic": bench.topic, "partition": 0, "key": None, "value": None, "headers": headers},
+        {"topic": bench.topic, "key": b"tenant", "value": b"routed"},
+    ]
+    bench.write(transactions, {(bench.topic, 0): records(b"1", b"2")}, others, {(bench.topic, 1): 42})
+    bench.write(transactions, {(bench.topic, 0): records(b"3")})
+    found = bench.read()
+    assert [message.value() for message in found[0]][:3] == [b"1", b"2", None]
+    assert found[0][2].headers() == headers
+    assert found[0][2].key() is None
+    assert found[0][-1].value() == b"3"
+    routed = found[partition_of(b"tenant", PARTITIONS)]
+    assert b"routed" in [message.value() for message in routed]
+    reader = OffsetReader(bench.config, bench.name)
+    committed = reader.committed([(bench.topic, 1)])[bench.topic, 1]
+    reader.close()
+    assert committed.offset == 42
+    assert committed.tag == Tag("w", 1, 1)
+
+
+def test_more_than_a_batch_holds_stays_in_order(bench: Bench) -> None:
+    values = [b"%06d" % number + bytes(5_000) for number in range(3 * BATCH_BYTES // 5_000)]
+    transactions = bench.transactions()
+    for half in (values[: len(values) // 2], values[len(values) // 2 :]):
+        bench.write(transactions, {(bench.topic, 2): records(*half)})
+    assert [message.value() for message in bench.read()[2]] == values
+
+
+def test_a_record_that_the_topic_does_not_take_leaves_nothing(bench: Bench) -> None:
+    transactions = bench.transactions()
+    with pytest.raises(NotWrittenError) as refused:
+        bench.write(transactions, {(bench.topic, 0): records(b"1"), (bench.topic, 1): records(bytes(TOPIC_BYTES))})
+    assert isinstance(refused.value.cause, kafka_errors.MessageSizeTooLargeError)
+    assert not transactions.ready
+    transactions.initialise(TIMEOUT_S)
+    bench.write(transactions, {(bench.topic, 0): records(b"2")})
+    assert [message.value() for message in bench.read()[0]] == [b"2"]
+
+
+def test_an_older_owner_of_the_id_is_refused(bench: Bench) -> None:
+    old = bench.transactions()
+    bench.write(old, {(bench.topic, 0): records(b"old")})
+    new = bench.transactions()
+    with pytest.raises(NotWrittenError) as fenced:
+        bench.write(old, {(bench.topic, 0): records(b"zombie")})
+    assert isinstance(fenced.value.cause, kafka_errors.InvalidProducerEpoch | kafka_errors.ProducerFenced)
+    bench.write(new, {(bench.topic, 0): records(b"new")})
+    assert [message.value() for message in bench.read()[0]] == [b"old", b"new"]
+
+
+def test_an_older_generation_is_refused(bench: Bench) -> None:
+    transactions = bench.transactions()
+    with pytest.raises(NotWrittenError) as refused:
+        bench.write(
+            transactions,
+            {(bench.topic, 0): records(b"1")},
+            offsets={(bench.topic, 0): 1},
+            member=Member(bench.name, 7, "somebody"),
+        )
+    assert isinstance(refused.value.cause, kafka_errors.UnknownMemberIdError | kafka_errors.IllegalGenerationError)
+    transactions.initialise(TIMEOUT_S)
+    assert bench.read()[0] == []
+
+
+def test_answers_that_are_lost_are_asked_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request of a transaction is sent twice, because its first answer does not arrive."""
+    transactions = bench.transactions()
+    bench.write(transactions, {(bench.topic, 0): records(b"1")}, offsets={(bench.topic, 0): 1})
+    lost: list[str] = []
+    client = transactions._client
+    send: Callable[..., Any] = client.send
+
+    async def forgetful(node: int, request: Any, **more: Any) -> Any:
+        answer = await send(node, request, **more)
+        name = type(request).__name__
+        if name not in lost:
+            lost.append(name)
+            raise kafka_errors.KafkaConnectionError(name)
+        return answer
+
+    monkeypatch.setattr(client, "send", forgetful)
+    bench.write(transactions, {(bench.topic, 0): records(b"2", b"3")}, offsets={(bench.topic, 0): 2})
+    bench.write(transactions, {(bench.topic, 0): records(b"4")}, offsets={(bench.topic, 0): 3})
+    assert [message.value() for message in bench.read()[0]] == [b"1", b"2", b"3", b"4"]
+    assert {"AddPartitionsToTxnRequest", "ProduceRequest", "TxnOffsetCommitRequest", "EndTxnRequest"} <= set(lost)
