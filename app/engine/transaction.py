@@ -50,7 +50,7 @@ RETRY_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1)
 ENDING_S: Final = 0.002
 """Between two questions whether the markers of the transaction before have been written."""
 
-CLOSE_S: Final = 2.0
+CLOSE_S: Final = 1.0
 
 _WRITTEN: Final = frozenset({0, 46})
 """Codes for a batch that is in the log: no error, and a sequence number that the broker has seen before."""
@@ -83,6 +83,7 @@ class Transactions:
         self._coordinators: dict[Any, int] = {}
         self._topics: frozenset[str] = frozenset()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._silent = False
 
     # -- from the caller's thread ---------------------------------------------------------------------------------
 
@@ -132,8 +133,8 @@ class Transactions:
         """End connections and thread."""
         if self._loop is None:
             return
-        with suppress(Exception):
-            self._run(self._close(), CLOSE_S)
+        with suppress(TimeoutError):
+            self._run(self._close(), 2 * CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._loop = None
 
@@ -141,11 +142,19 @@ class Transactions:
         if self._loop is None:
             loop = self._loop = asyncio.new_event_loop()
             threading.Thread(target=_serve, args=(loop,), name="transactions", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(_within(work, timeout_s), self._loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(_within(work, timeout_s), self._loop).result()
+        except TimeoutError:
+            self._silent = True
+            raise
 
     # -- in the thread of the connections -------------------------------------------------------------------------
 
     async def _initialise(self) -> None:
+        if self._silent:
+            # Connections that nobody answers may be ones that nobody hears: begin with the bootstrap servers again.
+            await self._close()
+            self._silent = False
         if self._client is None:
             client: Any = AIOKafkaClient(**self._options)  # type: ignore[no-untyped-call]
             try:
@@ -155,13 +164,16 @@ class Transactions:
                 raise
             self._client = client
         self._coordinators.clear()
+        self._topics = frozenset()
         self._sequences.clear()
         identity = await initialise(self._client, self._id)
         self._identity = identity
 
     async def _close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(Exception):
+                await _within(client.close(), CLOSE_S)
 
     async def _write(
         self,

@@ -1,5 +1,6 @@
 """Transactions on a real broker: what is written, and what becomes of what is not."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,9 +53,10 @@ class Bench:
         others: Sequence[Mapping[str, Any]] = (),
         offsets: Mapping[Partition, int] | None = None,
         member: Member = NOBODY,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         member = Member(self.name, member.generation, member.member_id)
-        transactions.write(records, others, offsets or {}, metadata="w 1 1 c", member=member, timeout_s=TIMEOUT_S)
+        transactions.write(records, others, offsets or {}, metadata="w 1 1 c", member=member, timeout_s=timeout_s)
 
     def read(self) -> dict[int, list[Message]]:
         """All committed records of the topic, by partition."""
@@ -92,7 +94,7 @@ def records(*values: bytes) -> list[dict[str, bytes | None]]:
 def test_records_and_offsets_are_written_at_once(bench: Bench) -> None:
     transactions = bench.transactions()
     headers = [("origin", b"0:7"), ("empty", b"")]
-    others = [
+    others: list[dict[str, Any]] = [
         {"topic": bench.topic, "partition": 0, "key": None, "value": None, "headers": headers},
         {"topic": bench.topic, "key": b"tenant", "value": b"routed"},
     ]
@@ -154,6 +156,20 @@ def test_an_older_generation_is_refused(bench: Bench) -> None:
     assert isinstance(refused.value.cause, kafka_errors.UnknownMemberIdError | kafka_errors.IllegalGenerationError)
     transactions.initialise(TIMEOUT_S)
     assert bench.read()[0] == []
+
+
+def test_connections_that_nobody_answers_are_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    transactions = bench.transactions()
+
+    async def silent(_node: int, _request: Any, **_more: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(transactions._client, "send", silent)
+    with pytest.raises(TimeoutError):
+        bench.write(transactions, {(bench.topic, 0): records(b"1")}, timeout_s=0.2)
+    transactions.initialise(TIMEOUT_S)
+    bench.write(transactions, {(bench.topic, 0): records(b"2")})
+    assert [message.value() for message in bench.read()[0]] == [b"2"]
 
 
 def test_answers_that_are_lost_are_asked_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
