@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := deploy/requirements
 STAMP := $(VENV)/.holdfast-setup
 BENCH_STAMP := $(VENV)/.holdfast-bench
+AUDIT := $(VENV)/audit
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -13,7 +14,7 @@ BENCH_ARGS ?=
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint format types layers bench soak lock clean
+.PHONY: help setup demo test unit lint format types layers bench soak audit asyncapi lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -64,6 +65,18 @@ bench: setup $(BENCH_STAMP) ## measurements
 soak: setup ## long runs with faults
 	$(PYTEST) -m soak -s --timeout=0 $(PYTEST_ARGS)
 
+# In an environment of its own: what it is made of is nothing that Holdfast has to agree with.
+$(AUDIT)/.done: $(STAMP) $(REQUIREMENTS)/audit.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(AUDIT)
+	$(BIN)/uv pip sync --quiet --python $(AUDIT)/bin/python --require-hashes $(REQUIREMENTS)/audit.txt
+	touch $@
+
+audit: setup $(AUDIT)/.done ## known vulnerabilities in the dependencies; passes when their service is out of reach
+	.ci/audit $(AUDIT)/bin/pip-audit $(REQUIREMENTS)/runtime.txt
+
+asyncapi: setup ## write docs/asyncapi.yaml from the models
+	$(BIN)/python -m app.asyncapi docs/asyncapi.yaml
+
 # Without the address of an index, so that the files serve behind every mirror.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
   --no-emit-index-url --no-emit-find-links
@@ -73,6 +86,8 @@ lock: ## resolve the dependencies anew, with hashes
 	$(LOCK) pyproject.toml --group dev --constraint $(REQUIREMENTS)/runtime.txt --upgrade -o $(REQUIREMENTS)/dev.txt
 	$(LOCK) pyproject.toml --group bench --constraint $(REQUIREMENTS)/dev.txt --upgrade -o $(REQUIREMENTS)/bench.txt
 	grep -E '^uv==' $(REQUIREMENTS)/dev.txt | sed 's/ .*//' | $(LOCK) - -o $(REQUIREMENTS)/uv.txt
+	grep -E '^hatchling==' $(REQUIREMENTS)/dev.txt | sed 's/ .*//' | $(LOCK) - -o $(REQUIREMENTS)/build.txt
+	echo pip-audit | $(LOCK) --upgrade - -o $(REQUIREMENTS)/audit.txt
 
 clean: ## everything that can be made again, but not .venv and not .holdfast
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov

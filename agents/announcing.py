@@ -26,12 +26,20 @@ def event_of(announced: Announce, now_ms: int) -> dict[str, Any]:
     return {**head, **announced.fields}
 
 
+def announce(engine: Engine, names: Names, subject: bytes, announced: Announce, now_ms: int) -> dict[str, Any]:
+    """Write an event into the open unit; it is returned."""
+    event = event_of(announced, now_ms)
+    engine.unit.output(names.events, 0).append({"key": subject, "value": orjson.dumps(event)})
+    engine.unit.weight += 1
+    return event
+
+
 class Announcer:
     """Writes events into the open unit, with the outcome of a command in the same one."""
 
     def __init__(self, engine: Engine, names: Names, rows: Rows) -> None:
         self._engine = engine
-        self._topic = names.events
+        self._names = names
         self._rows = rows
         self._sweep: Iterator[tuple[bytes, bytes]] | None = None
         self.due = 0.0
@@ -39,8 +47,7 @@ class Announcer:
 
     def say(self, subject: bytes, announced: Announce, now_ms: int) -> None:
         """Write an event; a final one is kept as the outcome of its command."""
-        event = event_of(announced, now_ms)
-        self._write(subject, event)
+        event = announce(self._engine, self._names, subject, announced, now_ms)
         if announced.final and announced.id is not None:
             self._rows.put(announced.id.encode(errors="replace"), outcomes.encode(Outcome(now_ms, event)))
 
@@ -63,7 +70,7 @@ class Announcer:
 
     def _write(self, subject: bytes, event: dict[str, Any]) -> None:
         unit = self._engine.unit
-        unit.output(self._topic, 0).append({"key": subject, "value": orjson.dumps(event)})
+        unit.output(self._names.events, 0).append({"key": subject, "value": orjson.dumps(event)})
         unit.weight += 1
 
     def sweep(self, now: float) -> None:

@@ -32,6 +32,17 @@ class Copied:
     bytes_in: int = 0
 
 
+@dataclass(slots=True)
+class Rehomed:
+    """What views have moved on a worker's servers since its start; ``seconds``: how long the last alignments took."""
+
+    rows_out: int = 0
+    rows_in: int = 0
+    held: int = 0
+    misplaced: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+
 class Entry:
     """One task at a server: its place in ``tasks``, its bytes, and what they say.
 
@@ -164,6 +175,8 @@ class ServerContext:
     """Tenants that are copied from servers of this worker now, by server."""
 
     copied: Copied = field(default_factory=Copied)
+
+    rehomed: Rehomed = field(default_factory=Rehomed)
 
     trials: set[object] = field(default_factory=set)
     """Whoever performs something alone now, or waits to: no retry begins beside it, or one is convicted for another."""

@@ -46,6 +46,7 @@ class Endings:
         if type(ending) is Failed:
             cell.spoil()
             cell.ended = False
+            self._context.engine.unit.failed += 1
             error = orjson.dumps({"type": ending.type, "message": ending.message})
             record = self._result(cell, entry, attempts, b'"failed"', b"null", error)
             self.dead_letter(entry, cell.tenant_key, ending)

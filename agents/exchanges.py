@@ -85,6 +85,11 @@ class Manager:
         self._desk = Desk(context.engine, self._ledger, self._mail, find=self._find_server, forget=self._forget)
         self._open()
 
+    @property
+    def open_count(self) -> int:
+        """Exchanges here that are not over."""
+        return len(self._orphans) + sum(map(len, list(self._by_server.values())))
+
     # -- taking over ------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
+from agents.adopting import Adopting
 from agents.announcing import Announcer
-from agents.orders import Orders
 from app.engine.crashpoints import passing
 from app.engine.fetch import Record
 from app.engine.places import Place
@@ -21,7 +21,7 @@ from app.protocol import migration, moves, parking
 from app.protocol.control import PARKED_HEADER, Control, ParkedDue, decode_parked, encode, encode_parked
 from app.protocol.moves import Cutting, Moment, Placement, Releasing, Settled, State
 from app.protocol.parking import WakeUps
-from app.protocol.placement import home_of, route
+from app.protocol.placement import home_of
 from tables import outcomes, parked, placements
 
 if TYPE_CHECKING:
@@ -72,19 +72,26 @@ class Gates:
     """The tenants of one router that move.
 
     Args:
+        views: the view that the router sends under.
         unsettle: takes a tenant from the fast path.
     """
 
     def __init__(
-        self, context: "RouterContext", place: Place, wakeups: WakeUps, unsettle: Callable[[bytes], object]
+        self,
+        context: "RouterContext",
+        place: Place,
+        wakeups: WakeUps,
+        views: Adopting,
+        unsettle: Callable[[bytes], object],
     ) -> None:
         self._context = context
         self._number = place.number
         self._wakeups = wakeups
+        self._views = views
         self._unsettle = unsettle
         self._placements = place.rows[placements.NAME]
         self._parked = place.rows[parked.NAME]
-        self._announcer = Announcer(context.engine, context.names, place.rows[outcomes.NAME])
+        self.announcer = Announcer(context.engine, context.names, place.rows[outcomes.NAME])
         self.moving: dict[bytes, State] = {}
         self._changed: set[bytes] = set()
         self._delivered: list[Task] = []
@@ -96,18 +103,6 @@ class Gates:
             if not isinstance(state, Settled):
                 self.moving[key] = state
         self._follow()
-        self.orders = Orders(
-            context.engine,
-            context.names,
-            number=place.number,
-            routers=context.routers,
-            servers=context.servers,
-            timeout_ms=context.timeout_ms,
-            delay_ms=context.delay_ms,
-            offline=context.offline,
-            announcer=self._announcer,
-            feed=lambda key, event: self.feed(key, event),
-        )
 
     # -- states ---------------------------------------------------------------------------------------------------
 
@@ -122,7 +117,8 @@ class Gates:
 
     def _moment(self, key: bytes, now_ms: int) -> Moment:
         context = self._context
-        return Moment(key.decode(), self._number, context.servers, context.up, True, now_ms)
+        views = self._views
+        return Moment(key.decode(), self._number, context.servers, views.up, views.adopted.closed, now_ms)
 
     def feed(self, key: bytes, event: migration.Event, task: Task | None = None, *, now_ms: int | None = None) -> None:
         """Step the tenant's state, keep it, perform what follows. ``task`` is the one that arrived, or None."""
@@ -158,6 +154,11 @@ class Gates:
         self._poll_at = 0.0
         self._context.engine.hurry()
 
+    def view_adopted(self, changed: frozenset[int]) -> None:
+        """The router is about to send under a new view, in which these servers have failed or returned."""
+        for key in list(self.moving):
+            self.feed(key, migration.ViewAdopted(changed))
+
     # -- tasks ----------------------------------------------------------------------------------------------------
 
     def arrived(self, key: bytes, origin: bytes, value: bytes) -> None:
@@ -171,7 +172,7 @@ class Gates:
                 self._write(self._context.names.work, server, record)
             case moves.Announce():
                 self._count(effect)
-                self._announcer.say(key, effect, moment.now_ms)
+                self.announcer.say(key, effect, moment.now_ms)
             case moves.Forward():
                 assert task is not None
                 self._forward(key, state, [task])
@@ -201,12 +202,12 @@ class Gates:
         unit.weight += len(tasks)
         unit.size += sum(len(task.value) for task in tasks)
         home = state.home
-        if home in context.up:
+        if home in self._views.up:
             unit.output(context.names.work, home).extend({"key": origin, "value": value} for origin, value in tasks)
             return
         tenant = key.decode()
         for origin, value in tasks:
-            server = route(tenant, orjson.loads(value)["session"], home, context.up)
+            server = self._views.route(tenant, orjson.loads(value)["session"], home)
             unit.output(context.names.work, server).append({"key": origin, "value": value})
 
     def _park(self, key: bytes, epoch: int, number: int, due_ms: int, task: Task) -> None:
@@ -323,7 +324,7 @@ class Gates:
 
     def due(self) -> float | None:
         """Unix time at which :meth:`on_time` is wanted."""
-        times = [self._announcer.due]
+        times = [self.announcer.due]
         for state in self.moving.values():
             if isinstance(state, Releasing):
                 times.append(self._poll_at)
@@ -342,8 +343,8 @@ class Gates:
                 self.feed(key, migration.Tick(), now_ms=now_ms)
         if self._poll_at <= now:
             self._release(now)
-        if self._announcer.due <= now:
-            self._announcer.sweep(now)
+        if self.announcer.due <= now:
+            self.announcer.sweep(now)
 
     def fall_due(self) -> None:
         """Parked tasks whose delay has passed, as the wake-ups' clock says."""

@@ -7,7 +7,7 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Set
 from typing import Any
 
 import orjson
@@ -88,6 +88,7 @@ class Line:
         """Handlers running aside that were started with the open unit."""
         self.verdict: Verdict | None = None
         """What is to become of the task that the current record of the stream wakes."""
+        self.watched: Vigilance | None = None
 
     @property
     def full(self) -> bool:
@@ -195,7 +196,7 @@ class Line:
             cell.tenant, cell.session, self._server, entry.task_id, attempt, cell.state or cell.current_state()
         )
         watchdog = context.watchdog
-        watchdog.current = (self._vigilance, cell, entry)
+        watchdog.current = (self.watched or self._vigilance, cell, entry)
         ending = run_inline(handler, session, entry.payload, context.limit)
         watchdog.current = None
         if type(ending) is not Done:
@@ -262,7 +263,7 @@ class Line:
         )
         task = asyncio.ensure_future(self._aside_run(cell, entry, run, attempt))
         self._aside[task] = cell
-        task.add_done_callback(lambda ended: self._aside.pop(ended, None))
+        task.add_done_callback(lambda ended: (self._aside.pop(ended, None), run.close()))
         self.fresh += 1
 
     async def _aside_run(self, cell: Cell, entry: Entry, run: Coroutine[Any, Any, Ending], attempt: int) -> None:
@@ -312,22 +313,20 @@ class Line:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def reopen(self, live: Callable[[str, int], bool]) -> None:
-        """Take up what waited when the place opened, under epochs that are ``live``."""
-        cells = self._take_up(b"", live)
+    def reopen(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take up what waited when the place opened, of sessions that live here."""
+        cells = self._take_up(rows)
         self._vigilance.keep_waiting([(cell.row_key, arrival) for cell in cells for arrival in cell.entries])
         self._resume_soon(cells)
 
-    def take_up(self, prefix: bytes) -> None:
-        """Take up what waits under the rows of a tenant that is served from now on."""
-        self._resume_soon(self._take_up(prefix, lambda tenant, epoch: True))
+    def take_up(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take up what waits of sessions that are served from now on; rows in the order of their keys."""
+        self._resume_soon(self._take_up(rows))
 
-    def _take_up(self, prefix: bytes, live: Callable[[str, int], bool]) -> list[Cell]:
+    def _take_up(self, rows: Iterable[tuple[bytes, bytes]]) -> list[Cell]:
         found: dict[tuple[str, str], Cell] = {}
-        for key, row in self._rows.scan(prefix):
+        for key, row in rows:
             tenant, session, waits = waiting_table.decode(key, row)
-            if not live(tenant, waiting_table.epoch_of(key)):
-                continue
             cell, entry = self._find(tenant, session), read_again(waits)
             found[cell.name] = cell
             entry.arrival = cell.last_arrival = waits.waiting.arrival
@@ -339,8 +338,9 @@ class Line:
         return list(found.values())
 
     def _resume_soon(self, cells: list[Cell]) -> None:
-        """What was running runs again once the loop goes on."""
-        asyncio.get_running_loop().call_soon(self._guarded, lambda: self._resume(cells))
+        """What was running runs again once the loop goes on. Retries wake by time, and may have by then."""
+        lost = [cell for cell in cells if cell.queue[0].phase is not Phase.RETRYING]
+        asyncio.get_running_loop().call_soon(self._guarded, lambda: self._resume(lost))
 
     def _resume(self, cells: list[Cell]) -> None:
         if self._closed:
@@ -349,21 +349,21 @@ class Line:
             self._follow(cell, sessions.step(cell.queue, Reopened()))
         self._context.engine.wake()
 
-    def forget(self, tenant: str) -> None:
-        """Let go of what waits of a tenant that is no longer served here; its rows stay."""
-        for cell in [cell for cell in self._blocked.values() if cell.tenant == tenant]:
+    def forget(self, names: Set[tuple[str, str]]) -> None:
+        """Let go of what waits of sessions that are no longer served here; its rows stay."""
+        for cell in [cell for cell in self._blocked.values() if cell.name in names]:
             del self._blocked[cell.name]
             self.count -= len(cell.entries)
             self._bytes -= sum(len(entry.value) for entry in cell.entries.values())
             if any(entry is self._on_trial for entry in cell.entries.values()):
                 self._on_trial = None
-        self._retries = [entry for entry in self._retries if entry[1][0] != tenant]
+        self._retries = [entry for entry in self._retries if entry[1] not in names]
         heapq.heapify(self._retries)
-        self._suspects = deque(entry for entry in self._suspects if entry[0].tenant != tenant)
+        self._suspects = deque(entry for entry in self._suspects if entry[0].name not in names)
         if self._on_trial is None and not self._suspects:
             self._context.trials.discard(self)
         for task, cell in list(self._aside.items()):
-            if cell.tenant == tenant:
+            if cell.name in names:
                 task.cancel()
 
     def _left(self, cell: Cell) -> bool:

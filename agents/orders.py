@@ -3,13 +3,13 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import ValidationError
 
 from agents.announcing import Announcer
-from app.engine.engine import Engine
+from agents.steward import Steward
 from app.errors import PeerProtocolError
 from app.protocol.control import (
     Drain,
@@ -23,11 +23,15 @@ from app.protocol.control import (
     encode,
     is_order,
 )
+from app.protocol.markers import Closed, Leaving, Look, View, ViewClosed
 from app.protocol.migration import AbortOrdered, Event
 from app.protocol.moves import Announce, Order
 from app.protocol.murmur2 import partition_of
-from app.records import Command
-from app.topics import Names
+from app.protocol.views import FailOrdered, ForgetOrdered, RestoreOrdered
+from app.records import NAME_MAX_CHARS, Command, valid_id
+
+if TYPE_CHECKING:
+    from agents.router import RouterContext
 
 log = logging.getLogger(__name__)
 
@@ -39,35 +43,27 @@ class Orders:
     """The commands of one router.
 
     Args:
-        timeout_ms, delay_ms: what a migration gets that names nothing else.
-        offline: whether every migration is, because a mover takes part.
         feed: hands an event to the core of a tenant.
+        adopt: takes a word of the steward.
+        steward: who decides about servers, if he is hosted here.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        names: Names,
-        *,
+        context: "RouterContext",
         number: int,
-        routers: int,
-        servers: int,
-        timeout_ms: int,
-        delay_ms: int,
-        offline: bool,
+        *,
         announcer: Announcer,
         feed: Callable[[bytes, Event], None],
+        adopt: Callable[[View | ViewClosed], None],
+        steward: Steward | None,
     ) -> None:
-        self._engine = engine
-        self._names = names
+        self._context = context
         self._number = number
-        self._routers = routers
-        self._servers = servers
-        self._timeout_ms = timeout_ms
-        self._delay_ms = delay_ms
-        self._offline = offline
         self._announcer = announcer
         self._feed = feed
+        self._adopt = adopt
+        self._steward = steward
 
     def take(self, message: Any) -> None:
         """One record of `commands`."""
@@ -81,10 +77,15 @@ class Orders:
         except PeerProtocolError as error:
             log.warning("commands/%d offset %d: %s", self._number, message.offset(), error)
             return
-        if isinstance(said, Ready | Progress | Installed | Refused | Measured):
-            self._feed(said.tenant.encode(), said)
-        elif isinstance(said, Drained):
-            self._drained(said, now_ms)
+        match said:
+            case Ready() | Progress() | Installed() | Refused() | Measured():
+                self._feed(said.tenant.encode(), said)
+            case Drained():
+                self._drained(said, now_ms)
+            case View() | ViewClosed():
+                self._adopt(said)
+            case Closed() | Leaving() | Look() if self._steward is not None:
+                self._steward.take(said)
 
     # -- orders ---------------------------------------------------------------------------------------------------
 
@@ -95,16 +96,17 @@ class Orders:
             self._bad(key, value, place, error, now_ms)
             return
         known = command.id or place
-        subject = command.tenant if command.tenant is not None else f"server-{command.server}"
+        subject = command.tenant or command.worker or f"server-{command.server}"
         if self._announcer.repeat(subject.encode(), known, now_ms):
             return
-        right = SERVER_COMMANDS_AT if command.tenant is None else partition_of(command.tenant.encode(), self._routers)
+        routers = self._context.routers
+        right = SERVER_COMMANDS_AT if command.tenant is None else partition_of(command.tenant.encode(), routers)
         if right != self._number:
             again = orjson.dumps({**orjson.loads(value or b""), "id": known})
             about = None if command.tenant is None else subject.encode()
-            self._engine.unit.send(self._names.commands, again, about, partition=right)
+            self._context.engine.unit.send(self._context.names.commands, again, about, partition=right)
         elif command.tenant is None:
-            self._about_server(command, known, now_ms)
+            self._about_servers(command, known, now_ms)
         else:
             self._feed(command.tenant.encode(), self._event(command, known))
 
@@ -114,10 +116,10 @@ class Orders:
         return Order(
             id=known,
             to=command.to,
-            timeout_ms=self._timeout_ms if command.timeout is None else _ms(command.timeout),
-            delay_ms=self._delay_ms,
+            timeout_ms=self._context.timeout_ms if command.timeout is None else _ms(command.timeout),
+            delay_ms=self._context.delay_ms,
             max_pause_ms=None if command.max_pause is None else _ms(command.max_pause),
-            offline=command.offline or self._offline,
+            offline=command.offline or self._context.offline,
             from_backups=command.from_backups,
             dry_run=command.dry_run,
             undo=command.command == "undo-migration",
@@ -133,26 +135,33 @@ class Orders:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         fields = {"reason": "bad-command", "message": f"{where}: {first['msg']}" if where else str(first["msg"])}
-        if type(given.get("tenant")) is str:
-            fields = {"tenant": given["tenant"], **fields}
+        tenant = given.get("tenant")
+        if type(tenant) is str and len(tenant) <= NAME_MAX_CHARS:
+            fields = {"tenant": tenant, **fields}
         known = given.get("id")
-        command = known if type(known) is str and known else place
+        command = known if type(known) is str and valid_id(known) else place
         subject = key or command.encode(errors="replace")
         if not self._announcer.repeat(subject, command, now_ms):
             self._announcer.say(subject, Announce("command-rejected", command, True, fields), now_ms)
 
     # -- servers --------------------------------------------------------------------------------------------------
 
-    def _about_server(self, command: Command, known: str, now_ms: int) -> None:
-        server = command.server
-        assert server is not None
-        if not 0 <= server < self._servers:
-            self._reject(server, known, "unknown-server", now_ms)
-        elif command.command != "drain-server":
-            self._reject(server, known, "not-supported", now_ms)
-        else:
-            key, value = encode(Drain(known, server, self._number))
-            self._engine.unit.output(self._names.work, server).append({"key": key, "value": value})
+    def _about_servers(self, command: Command, known: str, now_ms: int) -> None:
+        server, worker = command.server, command.worker
+        assert self._steward is not None
+        match command.command:
+            case "fail-server" if server is not None:
+                self._steward.step(FailOrdered(known, server))
+            case "restore-server" if server is not None:
+                self._steward.step(RestoreOrdered(known, server))
+            case "forget-worker" if worker is not None:
+                self._steward.step(ForgetOrdered(known, worker))
+            case _ if server is not None and 0 <= server < self._context.servers:
+                key, value = encode(Drain(known, server, self._number))
+                where = self._context.engine.unit.output(self._context.names.work, server)
+                where.append({"key": key, "value": value})
+            case _:
+                self._reject(server or 0, known, "unknown-server", now_ms)
 
     def _reject(self, server: int, command: str, reason: str, now_ms: int) -> None:
         fields = {"server": server, "reason": reason}

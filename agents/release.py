@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from app.engine.denied import DENIED, denied
 from app.engine.fetch import Record
 from app.errors import HoldfastError
 
@@ -77,6 +78,8 @@ class DelayReader:
                 f"parked tasks are gone from {self._topic} ({error.str()}): somebody has deleted records that were "
                 "still needed; restore the topic and start the worker again"
             )
+        if error.code() in DENIED:
+            raise denied(f"read {self._topic}", error.str())
         if error.fatal():
             raise KafkaException(error)
         log.debug("reading %s again: %s", self._topic, error.str())

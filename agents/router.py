@@ -14,9 +14,12 @@ from typing import Any
 import faust
 from faust.types import StreamT
 
+from agents.adopting import Adopting
 from agents.endings import dead_letter_headers
 from agents.gates import Counts, Gates
+from agents.orders import SERVER_COMMANDS_AT, Orders
 from agents.release import DelayReader
+from agents.steward import Steward
 from app.engine.driver import Delivery
 from app.engine.engine import Engine
 from app.engine.fetch import Batch
@@ -24,12 +27,13 @@ from app.engine.offsets import Partition
 from app.engine.places import Place
 from app.errors import PeerProtocolError, RecordError
 from app.protocol.control import MARK, WAKE_KEY, ParkedDue, Wakeup, decode_control, decode_due, encode_wakeup
+from app.protocol.homes import Seen
 from app.protocol.murmur2 import partition_of
 from app.protocol.parking import Clock, Read, ReadDue, Skip, WakeUps
-from app.protocol.placement import route
 from app.records import NAME_MAX_CHARS, parse_task
 from app.settings import INTERNAL_SLACK_BYTES
 from app.topics import Names
+from tables import views
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +58,20 @@ class RouterContext:
     """What the routers of a worker share. ``stale_hints``, ``misrouted`` and ``counts`` count since the start.
 
     ``reader`` makes the second reader of a router's `delay`. ``delay_ms``, ``timeout_ms`` and ``offline`` are those of
-    migrations.
+    migrations, ``rehome_after_ms`` and ``forget_after_ms`` those of views. ``seen`` tells the plan of the group.
     """
 
     engine: Engine
     names: Names
     routers: int
     servers: int
-    up: frozenset[int]
     reader: Callable[[int], DelayReader]
     delay_ms: int
     timeout_ms: int
+    seen: Callable[[], Seen]
     offline: bool = False
+    rehome_after_ms: int = 30_000
+    forget_after_ms: int = 600_000
     counts: Counts = field(default_factory=Counts)
     stale_hints: int = 0
     misrouted: int = 0
@@ -85,7 +91,21 @@ class Router:
         names = context.names
         committed = place.committed[names.delay, place.number].offset or 0
         self._wakeups = WakeUps(committed, WAKEUPS_MAX)
-        self.gates = Gates(context, place, self._wakeups, lambda key: self._settled.pop(key, None))
+        self.views = Adopting(
+            context, place, tell=lambda changed: self.gates.view_adopted(changed), unsettle=self._settled.clear
+        )
+        self.gates = Gates(context, place, self._wakeups, self.views, lambda key: self._settled.pop(key, None))
+        self.steward: Steward | None = None
+        if place.number == SERVER_COMMANDS_AT:
+            self.steward = Steward(context, place.rows[views.NAME], self.gates.announcer)
+        self._orders = Orders(
+            context,
+            place.number,
+            announcer=self.gates.announcer,
+            feed=self.gates.feed,
+            adopt=self.views.take,
+            steward=self.steward,
+        )
         self._perform = {
             names.tasks: self._tasks,
             names.delay: self._delay,
@@ -156,10 +176,10 @@ class Router:
             self.gates.arrived(key, b"%d:%d" % origin, value)
             return
         home = self.gates.state(key).home
-        server = route(task.tenant, task.session, home, context.up)
+        server = self.views.route(task.tenant, task.session, home)
         if task.server is not None and task.server != server:
             context.stale_hints += 1
-        if home in context.up and key not in self._settled:
+        if home in self.views.up and key not in self._settled:
             self._settle(key, home)
         where = context.engine.unit.output(context.names.work, server)
         where.append({"key": b"%d:%d" % origin, "value": value})
@@ -242,7 +262,8 @@ class Router:
 
     def due(self) -> float | None:
         next_ms = self._wakeups.next_due_ms
-        times = (None if next_ms is None else next_ms / 1000, self.gates.due())
+        steward = None if self.steward is None else self.steward.due
+        times = (None if next_ms is None else next_ms / 1000, self.gates.due(), steward)
         return min((at for at in times if at is not None), default=None)
 
     def on_time(self, now: float) -> None:
@@ -255,11 +276,13 @@ class Router:
             topic = (self._context.names.delay, self._number)
             self._context.engine.unit.offsets.setdefault(topic, self._wakeups.hold_offset)
         self.gates.on_time(now)
+        if self.steward is not None:
+            self.steward.on_time(now)
 
     def _wake(self, wakeup: Wakeup) -> None:
         context = self._context
         home = self.gates.state(wakeup.tenant.encode()).home
-        server = route(wakeup.tenant, wakeup.session, home, context.up)
+        server = self.views.route(wakeup.tenant, wakeup.session, home)
         where = context.engine.unit.output(context.names.work, server)
         where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup)})
 
@@ -274,7 +297,7 @@ class Router:
 
     def _commands(self, batch: Batch) -> None:
         for message in batch.records[batch.start :]:
-            self.gates.orders.take(message)
+            self._orders.take(message)
         batch.start = len(batch.records)
 
     # -- the rest of a resident -----------------------------------------------------------------------------------
@@ -283,8 +306,10 @@ class Router:
         return ((self._context.names.delay, self._number),) if self._wakeups.full else ()
 
     def before_seal(self) -> None:
-        """Write the rows of tenants that move."""
+        """Write the rows of tenants that move, and the steward's."""
         self.gates.before_seal()
+        if self.steward is not None:
+            self.steward.before_seal()
 
     def after_commit(self, offsets: Mapping[Partition, int]) -> None:
         """Nothing waits for a commit."""

@@ -6,27 +6,30 @@ handler in line, keep the new state, append the result. What waits is :mod:`agen
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import faust
 import orjson
 from faust.types import StreamT
 
+from agents.alignment import Alignment
 from agents.cells import Cell, Entry, ServerContext
 from agents.copying import Copying
 from agents.draining import Drains
 from agents.endings import Endings
 from agents.expiry import Expiry
+from agents.held import HeldTask, name_of
 from agents.line import Line
 from agents.parts import Parts
 from agents.performing import Again, Failed, unknown
-from agents.suspicion import Vigilance
+from agents.suspicion import Verdict, Vigilance
 from agents.tenants import Tenants
 from app.engine.driver import Delivery
 from app.engine.fetch import Batch, Record
 from app.engine.offsets import Partition
 from app.engine.places import Place
 from app.errors import RecordError
+from app.protocol import suspects
 from app.protocol.control import (
     MARK,
     Abort,
@@ -39,6 +42,7 @@ from app.protocol.control import (
     Wakeup,
     decode_control,
 )
+from app.protocol.markers import Marker
 from app.records import parse_task, valid_id
 from app.topics import Names
 from tables import sessions as sessions_table
@@ -55,12 +59,14 @@ class Server:
         self._context = context
         self._place = place
         self._sessions = place.rows[sessions_table.NAME]
+        self._waiting = place.rows[waiting_table.NAME]
         self._cells: dict[tuple[str, str], Cell] = {}
         self._dirty: dict[tuple[str, str], Cell] = {}
         self._work = (context.names.work, place.number)
         self._committed = self._position = place.committed[self._work].offset or 0
         self._settling = False
         self._expiry = Expiry(self._sessions.store, context.session_ttl)
+        of_held = suspects.of_held(place.number, place.suspicions)
         self._vigilance = Vigilance(
             context.announcements,
             server=place.number,
@@ -68,13 +74,13 @@ class Server:
             end=place.ends.get(self._work, self._position),
             died=place.owner_died,
             max_crashes=context.max_crashes,
-            found=place.suspicions,
+            found={key: value for key, value in place.suspicions.items() if key not in of_held},
         )
         self._endings = Endings(context, place.number)
         self._line = Line(
             context,
             place.number,
-            place.rows[waiting_table.NAME],
+            self._waiting,
             vigilance=self._vigilance,
             endings=self._endings,
             find=lambda tenant, session: self._cells.get((tenant, session)) or self._load(tenant, session),
@@ -84,7 +90,8 @@ class Server:
         self.tenants = self.copying.tenants = Tenants(context, place, self, self.copying.stir)
         self.copying.parts = Parts(context, place, self.tenants)
         self.drains = Drains(context, place, self.tenants)
-        self._line.reopen(self.tenants.live)
+        self.alignment = self.tenants.views = Alignment(context, place, self.tenants, self)
+        self._line.reopen(self.alignment.waiting_at_open())
 
     # -- the stream -----------------------------------------------------------------------------------------------
 
@@ -96,14 +103,23 @@ class Server:
         if self._vigilance.active:
             self._carefully(batch, until)
             return
+        if self.alignment.held.full or self.alignment.resuming.wants_quiet:
+            return
         records, index, line = batch.records, batch.start, self._line
-        clock, perform, count = time.monotonic, self._one, len(batch.records)
+        clock, perform, count = time.monotonic, self._next(len(batch.records) - index), len(batch.records)
         while index < count:
             perform(records[index])
             index += 1
             if clock() >= until or (line.count and line.full):
                 break
         self._advance(batch, index)
+
+    def _next(self, records: int) -> Callable[[Record], None]:
+        """What performs one record of the stream. Sessions of which tasks are held have no cells before it is asked."""
+        if not self.alignment.held.total:
+            return self._one
+        self.alignment.keep_pace(records)
+        return self._behind
 
     def _advance(self, batch: Batch, index: int) -> None:
         batch.start = index
@@ -130,11 +146,12 @@ class Server:
                 return
         else:
             self._context.trials.discard(self)
+        perform = self._next(0)
         self._line.verdict = vigilance.begin()
         while index < len(records):
             if vigilance.active and not vigilance.alone and records[index].offset() >= vigilance.end:
                 break
-            self._one(records[index])
+            perform(records[index])
             index += 1
             if vigilance.alone or time.monotonic() >= until or self._line.full:
                 break
@@ -159,6 +176,26 @@ class Server:
                 self._context.trials.discard(self)
                 self._vigilance.committed(committed)
         self._line.after_commit()
+        self.alignment.after_commit()
+
+    def _behind(self, record: Record) -> None:
+        """Perform one record while tasks are held: what comes of their sessions is held behind them."""
+        key, value = record.key(), record.value()
+        if key is not None and value is not None and key[0] != MARK:
+            name = name_of(value)
+            if name is not None and self.alignment.held.waits(name):
+                self.alignment.hold(*name, key, value)
+                return
+        self._one(record)
+
+    def perform_held(self, task: HeldTask, vigilance: Vigilance, verdict: Verdict | None) -> None:
+        """Perform a task that was held, as if the stream brought it now; its session lives here."""
+        if task.name not in self._cells:
+            self._load(*task.name)
+        vigilance.performing = task.offset
+        self._line.watched, self._line.verdict = vigilance, verdict
+        self._one(task)
+        self._line.watched = self._line.verdict = None
 
     def _one(self, record: Record) -> None:
         """Perform one record of the stream."""
@@ -179,7 +216,10 @@ class Server:
             if cell is None or handler is None or type(payload) is not dict or not valid_id(task_id):
                 # A new session, an unknown type, or a record that is no task: check all of it.
                 parse_task(tenant.encode(), value)
-                cell = cell or self._load(tenant, session)
+                if cell is None:
+                    if not self.alignment.admits(tenant, session, key, value):
+                        return
+                    cell = self._load(tenant, session)
         except (RecordError, ValueError, KeyError, TypeError, AttributeError):
             self._endings.no_task(partition, offset, value)
             return
@@ -196,25 +236,26 @@ class Server:
         # A task of a session in which nothing waits is performed here and now.
         self._vigilance.performing = record.offset
         self._dirty[cell.name] = cell
-        if verdict is not None:
-            self._endings.conclude(cell, entry, Failed(*verdict), 1)
-        elif handler is None:
-            self._endings.conclude(cell, entry, Failed("UnknownTask", unknown(entry.kind)), 1)
+        if verdict is not None or handler is None:
+            refused = Failed("UnknownTask", unknown(entry.kind)) if verdict is None else Failed(*verdict)
+            self._endings.conclude(cell, entry, refused, 1)
+            return
+        ending = line.run_inline(cell, entry, handler, 1)
+        if isinstance(ending, Again):
+            line.retry(cell, entry, ending)
         else:
-            ending = line.run_inline(cell, entry, handler, 1)
-            if isinstance(ending, Again):
-                line.retry(cell, entry, ending)
-            else:
-                self._endings.conclude(cell, entry, ending, 1)
+            self._endings.conclude(cell, entry, ending, 1)
 
     def _control(self, key: bytes, value: bytes) -> None:
         match decode_control(key, value):
             case Wakeup() as wakeup:
                 # One that was on its way while its tenant left wakes nobody: timers are set where the rows are.
-                if self.tenants.serves(wakeup.tenant):
+                if self.tenants.serves(wakeup.tenant) and self.alignment.owns(wakeup.tenant, wakeup.session):
                     self._line.wake(wakeup)
             case Prepare() | Cut() | Commit() | Abort() | Placed() as said:
                 self.tenants.feed(said.tenant, said)
+            case Marker() as marker:
+                self.alignment.take(marker)
             case Measure() as asked:
                 self.tenants.measure(asked)
             case Drain() as ordered:
@@ -237,6 +278,7 @@ class Server:
         """Write the rows of all sessions that changed, once each."""
         self._write(self._dirty.values())
         self._dirty.clear()
+        self.alignment.before_seal()
         self._line.fresh = 0
         if len(self._cells) > CELLS_MAX:
             self._cells = {name: cell for name, cell in self._cells.items() if cell.queue}
@@ -255,23 +297,33 @@ class Server:
                 self._sessions.put(cell.row_key, row)
             self._line.save(cell)
 
-    # -- tenants that move ----------------------------------------------------------------------------------------
+    # -- sessions that move ---------------------------------------------------------------------------------------
 
-    def freeze(self, tenant: str) -> None:
-        """Write the rows of a tenant as they are at the cut, then forget it."""
-        self._write([cell for cell in self._dirty.values() if cell.tenant == tenant])
-        self.forget(tenant)
+    def freeze(self, leaves: Callable[[str, str], bool]) -> None:
+        """Write the rows of sessions as they are where they leave, then forget them."""
+        names = {name for name in self._cells if leaves(*name)}
+        self._write([cell for name, cell in self._dirty.items() if name in names])
+        self._forget(names)
 
     def forget(self, tenant: str) -> None:
         """Drop all that is in memory of a tenant; nothing of it ends here any more."""
-        self._line.forget(tenant)
-        for name in [name for name in self._cells if name[0] == tenant]:
+        self._forget({name for name in self._cells if name[0] == tenant})
+
+    def _forget(self, names: set[tuple[str, str]]) -> None:
+        self._line.forget(names)
+        for name in names:
             del self._cells[name]
             self._dirty.pop(name, None)
 
     def reopen(self, prefix: bytes) -> None:
         """Serve a tenant from these rows on."""
-        self._line.take_up(prefix)
+        found = self._waiting.scan(prefix)
+        self._line.take_up((key, row) for key, row in found if self.alignment.lives(*waiting_table.names_of(key)))
+
+    def take_up(self, keys: Iterable[bytes]) -> None:
+        """Take up what waits under these keys."""
+        found = ((key, self._waiting.get(key)) for key in keys)
+        self._line.take_up((key, row) for key, row in found if row is not None)
 
     # -- the rest of a resident -----------------------------------------------------------------------------------
 
@@ -281,11 +333,11 @@ class Server:
 
     def pausing(self) -> Sequence[Partition]:
         """The stream, while too much waits."""
-        return (self._work,) if self._line.full else ()
+        return (self._work,) if self._line.full or self.alignment.held.full else ()
 
     def due(self) -> float | None:
         """When the next retry falls due, or when to look for expired sessions again."""
-        times = (self._line.due(), self._expiry.due, self.copying.due, self.drains.due)
+        times = (self._line.due(), self._expiry.due, self.alignment.due, self.copying.due, self.drains.due)
         return min((due for due in times if due is not None), default=None)
 
     def on_time(self, now: float) -> None:
@@ -294,6 +346,8 @@ class Server:
         if self._expiry.due is not None and self._expiry.due <= now:
             for key in self._expiry.expired(now):
                 self._expire(key, now)
+        if self.alignment.due is not None and self.alignment.due <= now:
+            self.alignment.on_time(now)
         if self.copying.due is not None and self.copying.due <= now:
             self.copying.on_time(now)
         if self.drains.due is not None and self.drains.due <= now:
@@ -301,8 +355,8 @@ class Server:
 
     def _expire(self, key: bytes, now: float) -> None:
         tenant, epoch, session = key.decode().split("\0")
-        if not self.tenants.live(tenant, int(epoch)):
-            return  # It is copied, staged or swept: whoever serves the tenant looks at it.
+        if not self.alignment.lives(tenant, int(epoch), session):
+            return  # It is copied, staged, swept or on its way: whoever serves it looks at it.
         cell = self._cells.get((tenant, session))
         # The sweep sees committed rows, and those of a while ago: the session may have been used since.
         row = self._sessions.get(key)
@@ -328,7 +382,8 @@ class Server:
         self._context.trials.discard(self)
         if not getattr(self._context.engine, "failing", False):
             # If the place stays here over a rebalance, nothing else will tell the next resident.
-            self._place.suspicions = self._vigilance.withdraw(self._line.not_begun)
+            withdrawn = self._vigilance.withdraw(self._line.not_begun)
+            self._place.suspicions = {**withdrawn, **self.alignment.resuming.close()}
 
 
 def attach(app: faust.App, names: Names) -> None:

@@ -36,6 +36,8 @@ class Vigilance:
         committed: the committed offset of its stream when the place opened.
         end: the end of its stream then; what came later cannot have been in progress at the dead host.
         died: whether the host before died with work in progress.
+        found: what stands in ``suspects`` about the stream, and about tasks that wait.
+        key: of the stream there, if it is not the server's own.
     """
 
     def __init__(
@@ -48,14 +50,15 @@ class Vigilance:
         died: bool,
         max_crashes: int,
         found: Mapping[bytes, bytes],
+        key: bytes | None = None,
     ) -> None:
         self._announcements = announcements
         self._server = server
         self._end = end
         self._died = died
         self._max_crashes = max_crashes
-        self._key = suspects.stream_key(server)
-        self._standing = {key: Suspicion.decode(value) for key, value in found.items()}
+        self._key = suspects.stream_key(server) if key is None else key
+        self._standing = {name: Suspicion.decode(value) for name, value in found.items()}
         self._committed = committed
         self._decision: Decision = Trust()
         self.performing: Callable[[], int] = lambda: committed

@@ -18,25 +18,43 @@ from app.engine.table import Rows
 from app.errors import LocalProtocolError, PeerProtocolError
 from app.movers import TABLE_OF
 from app.protocol import chunks, control, shipping, staging, tenancy
-from app.protocol.chunks import SESSION, Chunk, Item
+from app.protocol.chunks import SESSION, Chunk, HandOff, Item
 from app.protocol.control import Complete, Control, Measure, Received
+from app.protocol.markers import HandedOff
+from app.protocol.placement import home_of
 from app.protocol.tenancy import UNMOVED, Tenancy
 from tables import handoffs, sessions, waiting
 
 log = logging.getLogger(__name__)
 
+HOMES_MAX = 50_000
+"""Tenants that were never moved, whose home is remembered."""
+
 
 class Sessions(Protocol):
     """The sessions in a server's memory, as moves see them."""
 
-    def freeze(self, tenant: str) -> None:
-        """Write all rows of the tenant that are to be written, then forget it."""
+    def freeze(self, leaves: Callable[[str, str], bool]) -> None:
+        """Write all rows of these sessions that are to be written, then forget them."""
 
     def forget(self, tenant: str) -> None:
         """Drop its cells, and stop what runs of it."""
 
     def reopen(self, prefix: bytes) -> None:
         """Take up what waits under these rows."""
+
+
+class Views(Protocol):
+    """The views that a server has read."""
+
+    def view_of(self, tenant: str) -> int:
+        """The last view of the tenant's router that was read here."""
+
+    def take(self, said: HandedOff) -> None:
+        """Another server has sent all that a view moves here."""
+
+    def take_rows(self, part: HandOff, size: int) -> None:
+        """Rows that a view moves here; ``size`` in bytes."""
 
 
 class Tenants:
@@ -52,9 +70,11 @@ class Tenants:
         self._server = place.number
         self._memory = memory
         self.stirred = stirred
+        self.views: Views
         self._rows = place.rows[handoffs.NAME]
         self._sessions = place.rows[sessions.NAME]
         self._waiting = place.rows[waiting.NAME]
+        self._homes: dict[str, int] = {}
         self._known: dict[str, Tenancy] = {
             key[len(handoffs.TENANT) :].decode(): handoffs.decode(row) for key, row in self._rows.scan(handoffs.TENANT)
         }
@@ -82,23 +102,34 @@ class Tenants:
         """Under which the tenant's sessions are served here.
 
         Raises:
-            LocalProtocolError: they are not; no router may have sent a task of it here.
+            LocalProtocolError: the tenant is frozen; no router may have sent a task of it here.
         """
         known = self._known.get(tenant)
         if known is None:
             return 0
-        if not self.serves(tenant):
-            state = "frozen" if known.frozen else f"at home at server {known.home}"
-            raise LocalProtocolError(f"server {self._server} was sent a task of {tenant!r}, which is {state}")
+        if known.frozen:
+            raise LocalProtocolError(f"server {self._server} was sent a task of {tenant!r}, which is frozen")
         return known.epoch
 
-    def serves(self, tenant: str) -> bool:
-        """Is the tenant served here, as far as this server's stream has told?"""
+    def home(self, tenant: str) -> int:
+        """Where the tenant is at home, as far as this server's stream has told."""
         known = self._known.get(tenant)
-        return known is None or (not known.frozen and known.home in (None, self._server))
+        if known is not None and known.home is not None:
+            return known.home
+        home = self._homes.get(tenant)
+        if home is None:
+            if len(self._homes) >= HOMES_MAX:
+                self._homes.clear()
+            home = self._homes[tenant] = home_of(tenant.encode(), None, self._context.servers)
+        return home
+
+    def serves(self, tenant: str) -> bool:
+        """Are sessions of the tenant that live here performed? Where they live, views say."""
+        known = self._known.get(tenant)
+        return known is None or not known.frozen
 
     def live(self, tenant: str, epoch: int) -> bool:
-        """Are rows of the tenant under this epoch those that are served here?"""
+        """Are rows of the tenant under this epoch those that are served?"""
         return self.serves(tenant) and self.known(tenant).epoch == epoch
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -106,10 +137,10 @@ class Tenants:
     def feed(self, tenant: str, event: tenancy.Event) -> None:
         """Step the tenancy, keep it, perform what follows."""
         before = self.known(tenant)
-        decided = tenancy.step(before, event, tenant=tenant, server=self._server)
+        decided = tenancy.step(before, event, tenant=tenant, server=self._server, view=self.views.view_of(tenant))
         after = decided.tenancy
         if any(isinstance(effect, shipping.Freeze) for effect in decided.effects):
-            self._memory.freeze(tenant)
+            self._memory.freeze(lambda name, _: name == tenant)
             passing("move-cut")
         elif after.epoch != before.epoch:
             self._memory.forget(tenant)
@@ -210,6 +241,9 @@ class Tenants:
         batch.start = index
 
     def _take_one(self, key: bytes | None, value: bytes | None) -> None:
+        if key == chunks.HAND_OFF_KEY:
+            self.views.take_rows(chunks.decode_hand_off(value), len(value or b""))
+            return
         if key == chunks.KEY:
             chunk = chunks.decode(value)
             if tenancy.wanted(self.known(chunk.tenant), chunk):
@@ -221,6 +255,8 @@ class Tenants:
             self._add_chore(handoffs.install_key(said.tenant, said.epoch, said.source), value or b"")
         elif isinstance(said, Complete | Received):
             self.feed(said.tenant, said)
+        elif isinstance(said, HandedOff):
+            self.views.take(said)
         else:
             raise PeerProtocolError(f"{key!r:.40} does not belong here")
 

@@ -108,6 +108,11 @@ class Owner:
             self._count(state, 1)
             self._plan(key.decode(), state)
 
+    @property
+    def unfinished(self) -> int:
+        """Connections here whose message is not whole yet."""
+        return self._unfinished
+
     # -- requests -------------------------------------------------------------------------------------------------
 
     def perform(self, batch: Batch, until: float) -> None:

@@ -207,6 +207,7 @@ class Event(_Record):
     final: bool = False
 
 
+_ABOUT = {"forget-worker": "worker"}
 _TENANT_COMMANDS = frozenset({"migrate", "abort-migration", "undo-migration"})
 
 
@@ -220,11 +221,13 @@ class Command(_Record):
         "fail-server",
         "restore-server",
         "drain-server",
+        "forget-worker",
     ]
-    id: Annotated[StrictStr, Field(min_length=1)] | None = None
+    id: Annotated[StrictStr, Field(min_length=1, max_length=ID_MAX_CHARS)] | None = None
     tenant: Name | None = None
     to: StrictInt | None = None
     server: StrictInt | None = None
+    worker: StrictStr | None = None
     timeout: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
     max_pause: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
     dry_run: StrictBool = False
@@ -233,7 +236,7 @@ class Command(_Record):
 
     @model_validator(mode="after")
     def _names_what_it_is_about(self) -> Self:
-        needed = "tenant" if self.command in _TENANT_COMMANDS else "server"
+        needed = "tenant" if self.command in _TENANT_COMMANDS else _ABOUT.get(self.command, "server")
         if getattr(self, needed) is None:
             raise ValueError(f"{self.command} needs the field {needed!r}")
         if self.command == "migrate" and self.to is None:

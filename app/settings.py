@@ -184,6 +184,11 @@ class Settings(BaseSettings):
     exchange_timeout: _Seconds = 604_800.0
     exchange_retention: _Seconds = 86_400.0
     exchange_backup_lag: _SecondsOrZero = 0.0
+    traces: Annotated[
+        str,
+        AfterValidator(_no_trailing_slash),
+        Field(pattern=r"^(https?://[^\s/]\S*)?$", description="an http:// or https:// URL, or nothing"),
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"],
         BeforeValidator(_lower),

@@ -18,6 +18,7 @@ from confluent_kafka.admin._metadata import ClusterMetadata, TopicMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from app.errors import BrokerUnreachableError, ConfigurationError, HoldfastError, UnavailableError
+from app.reach import NO_ANSWER, unreachable
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config, require_bootstrap
 
 REQUEST_TIMEOUT_S = 10.0
@@ -28,17 +29,6 @@ _UNLIMITED = "-1"
 _SEGMENT_BYTES = 64 * 1024 * 1024
 _POLL_S = 0.05
 _T = TypeVar("_T")
-
-_NO_ANSWER = frozenset(
-    {
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._RESOLVE,
-        KafkaError._TIMED_OUT,
-        KafkaError._TIMED_OUT_QUEUE,
-        KafkaError.REQUEST_TIMED_OUT,
-    }
-)
 
 
 class Names:
@@ -134,6 +124,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         (names.changelog("exchange-messages"), routers),
         (names.changelog("outcomes"), routers),
         (names.changelog("handoffs"), servers),
+        (names.changelog("views"), routers),
     ]
     return [
         *(TopicSpec(name, count, _kept(size, milliseconds)) for name, count, size, milliseconds in kept),
@@ -295,8 +286,8 @@ def _translate(error: KafkaException, settings: Settings, doing: str) -> Holdfas
     code = _code(error)
     if code == KafkaError.NON_EMPTY_GROUP:
         return UnavailableError(f"cannot {doing}: somebody has joined it", retry_after_s=REQUEST_TIMEOUT_S)
-    if code in _NO_ANSWER:
-        return BrokerUnreachableError(require_bootstrap(settings), _text(error))
+    if code in NO_ANSWER:
+        return unreachable(settings, _text(error))
     return ConfigurationError(f"the brokers refuse to {doing}: {_text(error)}")
 
 

@@ -49,6 +49,12 @@ def encode(row: WaitingRow) -> bytes:
     return b'%b,"task":%b}' % (head[:-1], row.task)
 
 
+def names_of(key: bytes) -> tuple[str, int, str]:
+    """Tenant, epoch and session of a row."""
+    tenant, epoch, session, _ = key.split(b"\0")
+    return tenant.decode(), int(epoch), session.decode()
+
+
 def decode(key: bytes, row: bytes) -> tuple[str, str, WaitingRow]:
     """The tenant, the session and the row. Raise ValueError for a row of another version."""
     head, found, task = row.partition(b',"task":')

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ OTHERS: Final = {
     "HOLDFAST_TEST_KAFKA_IMAGE",
 }
 PROGRAMS: Final = {"curl", "export", ".ci/run"}
+DEPLOYING: Final = {"docker", "kubectl", "systemctl", "python3", "/opt/holdfast/bin/pip", "useradd", "install", "cp"}
 
 
 def name_of(path: Path) -> str:
@@ -60,7 +62,7 @@ def commands(text: str) -> Iterator[list[str]]:
 SHELL: Final = [
     pytest.param(words, id=f"{name_of(path)}: {shlex.join(words)[:60]}")
     for path in DOCUMENTS
-    for block in (*blocks(path, "sh"), *blocks(path, "sh runnable"))
+    for block in (*blocks(path, "sh"), *blocks(path, "sh runnable"), *blocks(path, "sh background"))
     for words in commands(block)
 ]
 
@@ -75,7 +77,7 @@ def parse(command: click.Command, name: str, arguments: Sequence[str], parent: c
 
 
 @pytest.mark.parametrize("words", SHELL)
-def test_a_command_in_a_document_exists(words: list[str]) -> None:
+def test_a_command_in_a_document_exists(request: pytest.FixtureRequest, words: list[str]) -> None:
     program = words[0]
     if program == "holdfast":
         parse(cli, program, words[1:], None)
@@ -86,7 +88,7 @@ def test_a_command_in_a_document_exists(words: list[str]) -> None:
         assert words[1] == "-m"
         assert (ROOT / words[2].replace(".", "/") / "__main__.py").exists()
     else:
-        assert program in PROGRAMS
+        assert program in (PROGRAMS | DEPLOYING if "deployment.md" in request.node.name else PROGRAMS)
 
 
 def test_a_wrong_command_would_be_found() -> None:
@@ -94,6 +96,26 @@ def test_a_wrong_command_would_be_found() -> None:
         parse(cli, "holdfast", ["no-such-command"], None)
     with pytest.raises(click.UsageError):
         parse(cli, "holdfast", ["send", "acme", "cart-7", "echo", "--no-such-option"], None)
+
+
+def help_texts(command: click.Command, name: str, parent: click.Context | None) -> Iterator[tuple[str, str]]:
+    """Every command by its words, and the end of its help, where the examples are."""
+    context = click.Context(command, info_name=name, parent=parent, obj=Shell())
+    yield context.command_path, command.epilog or ""
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            yield from help_texts(found, inner, context)
+
+
+@pytest.mark.parametrize(("path", "text"), list(help_texts(cli, "holdfast", None)), ids=lambda value: value[:40])
+def test_the_examples_of_a_help_text_can_be_typed(path: str, text: str) -> None:
+    lines = list(commands(text.partition("Example:")[2]))
+    assert any(shlex.join(words).startswith(path) for words in lines), text
+    for words in lines:
+        assert words[0] == "holdfast"
+        parse(cli, "holdfast", words[1:], None)
 
 
 def anchors(path: Path) -> set[str]:
@@ -249,11 +271,17 @@ class Terminal:
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """A cluster that was started as the README says, and a terminal beside it."""
-    made = Terminal(tmp_path / "shop")
-    readme = ROOT / "README.md"
-    handlers = [block for block in blocks(readme, "python") if "@handler" in block]
-    write_module(made.directory, "shop", *handlers)
-    made.environment["HOLDFAST_HANDLERS"] = "app.samples,shop"
+    handlers = [block for block in blocks(ROOT / "README.md", "python") if "@handler" in block]
+    with running(tmp_path / "shop", "shop", handlers) as made:
+        yield made
+
+
+@contextmanager
+def running(directory: Path, module: str, sources: Sequence[str]) -> Iterator[Terminal]:
+    """`holdfast up` in a directory with one module of handlers, to its orderly end."""
+    made = Terminal(directory)
+    write_module(directory, module, *sources)
+    made.environment["HOLDFAST_HANDLERS"] = f"app.samples,{module}"
     process = made.up()
     try:
         assert process.stdout is not None

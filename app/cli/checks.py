@@ -15,7 +15,7 @@ from confluent_kafka.admin._config import ConfigResource
 
 from app import guard, topics
 from app.client.cluster import find_workers
-from app.client.kafka import CONNECT_TIMEOUT_S, translate
+from app.client.kafka import CONNECT_TIMEOUT_S, explain
 from app.engine.embedded_kafka.distribution import WAYS_OUT, Java, can_run
 from app.errors import HoldfastError
 from app.handlers import load as load_handlers
@@ -169,4 +169,4 @@ def _asked(settings: Settings, question: Callable[[], Any]) -> Any:
     try:
         return question()
     except KafkaException as error:
-        raise translate(error, settings, "answer") from error
+        raise explain(error, settings, "answer") from error

@@ -13,7 +13,17 @@ from app.records import Event
 WAIT_S: Final = 3600.0
 """How long `--wait` waits: every command ends by its own deadlines."""
 
-GOOD: Final = frozenset({"migration-succeeded", "migration-aborted", "migration-plan", "server-drained"})
+GOOD: Final = frozenset(
+    {
+        "migration-succeeded",
+        "migration-aborted",
+        "migration-plan",
+        "server-drained",
+        "server-closed",
+        "server-restored",
+        "worker-forgotten",
+    }
+)
 
 
 def order(shell: Shell, command: str, *, wait: bool, tenant: str | None = None, **fields: object) -> int:

@@ -32,7 +32,7 @@ def show(shell: Shell, tenant: str, session_name: str) -> None:
     if shell.json:
         shell.emit(found, "")
         return
-    for field in ("tenant", "session", "server", "worker", "backup_order", "sequence"):
+    for field in ("tenant", "session", "server", "worker", "why", "home", "backup_order", "sequence"):
         click.echo(f"{field.replace('_', ' '):<13}{cell(found.get(field))}")
     click.echo(f"{'state':<13}{json.dumps(found.get('state'), ensure_ascii=False, indent=2)}")
     waiting = found.get("waiting") or []

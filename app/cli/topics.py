@@ -1,7 +1,11 @@
-"""`holdfast topics`: create, check, delete."""
+"""`holdfast topics`: create, check, delete, and who needs which rights on them."""
+
+import shlex
+from dataclasses import asdict
 
 import click
 
+from app import rights as roles
 from app import topics as library
 from app.cli.shell import Shell, common, complain, example
 
@@ -65,3 +69,24 @@ def delete(shell: Shell, yes: bool) -> None:
             shell.emit({"deleted": name}, "")
         return
     click.echo(f"{len(gone)} topics and groups of the namespace {settings.namespace} are deleted")
+
+
+@topics.command(
+    epilog=example("holdfast topics rights worker --principal User:shop", "holdfast topics rights producer")
+)
+@click.argument("role", type=click.Choice(list(roles.ROLES)))
+@click.option("--principal", default="User:NAME", show_default=True, help="Whom to grant them to.")
+@common
+@click.pass_obj
+def rights(shell: Shell, role: str, principal: str) -> None:
+    """List the least rights with which a ROLE works, as arguments of Kafka's own kafka-acls.sh.
+
+    Asks no broker. Nobody needs more, and workers say at their start what they lack.
+    """
+    for right in roles.ROLES[role](library.Names(shell.settings().namespace)):
+        words = ["--add", "--allow-principal", principal]
+        words += [word for operation in right.operations for word in ("--operation", operation)]
+        # There is one cluster, and the tool knows its name.
+        words += ["--cluster"] if right.resource == "cluster" else [f"--{right.resource}", right.name]
+        words += ["--resource-pattern-type", "prefixed"] if right.prefixed else []
+        shell.emit({**asdict(right), "principal": principal}, shlex.join(words))

@@ -35,7 +35,8 @@ def worker(shell: Shell, name: str, port: int | None, ready_fd: int | None, life
     from app.worker import Worker, run
 
     def serve(made: Worker) -> WebServer:
-        return WebServer(made, settings, files=Files(made.transfers, made.storage, settings))
+        files = Files(made.transfers, made.storage, settings)
+        return WebServer(made, settings, metrics=made.figures, files=files)
 
     return run(settings, name, serve=serve, ready=_report(shell, name, ready_fd))
 

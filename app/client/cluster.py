@@ -9,7 +9,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from app.client.kafka import CONNECT_TIMEOUT_S, translate
+from app.client.kafka import CONNECT_TIMEOUT_S, explain
 from app.protocol.group_data import GroupPlan, MemberData
 from app.settings import Settings
 from app.topics import Names, connect
@@ -46,7 +46,7 @@ def find_workers(settings: Settings, *, settle_timeout: float = SETTLE_TIMEOUT_S
         try:
             described = _describe(admin, group)
         except KafkaException as error:
-            raise translate(error, settings, f"describe the group {group}") from error
+            raise explain(error, settings, f"describe the group {group}") from error
         found = next((entry for entry in described if entry.id == group), None)
         if found is None or not found.members:
             return []

@@ -7,21 +7,11 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from app.errors import BrokerUnreachableError, ConfigurationError, HoldfastError
+from app.reach import NO_ANSWER, unreachable
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config, require_bootstrap
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """How long a broker may take to give its first answer."""
-
-_NO_ANSWER: Final = frozenset(
-    {
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._RESOLVE,
-        KafkaError._TIMED_OUT,
-        KafkaError._MSG_TIMED_OUT,  # noqa: SLF001
-        KafkaError.REQUEST_TIMED_OUT,
-    }
-)
 
 _LEADER_MOVES: Final = frozenset(
     {
@@ -53,9 +43,15 @@ def say(error: KafkaError | KafkaException) -> str:
 def translate(error: KafkaError | KafkaException, settings: Settings, doing: str) -> HoldfastError:
     """Return what an operator can do about an error of the Kafka library."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
-    if cause.code() in _NO_ANSWER:
+    if cause.code() in NO_ANSWER:
         return BrokerUnreachableError(require_bootstrap(settings), say(error))
     return ConfigurationError(f"the brokers refuse to {doing}: {say(error)}")
+
+
+def explain(error: KafkaError | KafkaException, settings: Settings, doing: str) -> HoldfastError:
+    """As :func:`translate`, for the first call of a client: where nobody answers, it asks why, for some seconds."""
+    cause = error.args[0] if isinstance(error, KafkaException) else error
+    return unreachable(settings, say(error)) if cause.code() in NO_ANSWER else translate(error, settings, doing)
 
 
 def make_consumer(settings: Settings, *, tell_ends: bool = False, wait_ms: int = 50) -> Consumer:
@@ -102,7 +98,7 @@ def partitions_of(client: Any, topic: str, settings: Settings) -> int:
     try:
         found = client.list_topics(topic, timeout=CONNECT_TIMEOUT_S).topics.get(topic)
     except KafkaException as error:
-        raise translate(error, settings, f"describe the topic {topic}") from error
+        raise explain(error, settings, f"describe the topic {topic}") from error
     if found is None or found.error is not None or not found.partitions:
         raise ConfigurationError(
             f"the topic {topic} does not exist: run `holdfast topics create`, or check HOLDFAST_NAMESPACE"
@@ -128,6 +124,6 @@ def _watermarks(consumer: Consumer, partition: TopicPartition, settings: Setting
             return consumer.get_watermark_offsets(partition, timeout=CONNECT_TIMEOUT_S)
         except KafkaException as error:
             if error.args[0].code() not in _LEADER_MOVES or time.monotonic() > deadline:
-                raise translate(error, settings, f"tell the offsets of {partition.topic}") from error
+                raise explain(error, settings, f"tell the offsets of {partition.topic}") from error
         # A topic that was created a moment ago, or a broker that has just started.
         time.sleep(_POLL_S)

@@ -24,6 +24,7 @@ from app.client.commands import Commands
 from app.client.kafka import options, partitions_of, say, translate
 from app.client.results import ResultReader
 from app.errors import BrokerUnreachableError, ConfigurationError, UnavailableError
+from app.observe.traces import inject
 from app.records import Event, Result, Task, valid_name
 from app.settings import INTERNAL_SLACK_BYTES, Settings, load, require_bootstrap
 from app.topics import Names
@@ -260,11 +261,12 @@ class Client:
 
     def _produce(self, value: bytes, key: bytes, done: Callable[[KafkaError | None, Message], None]) -> None:
         deadline = time.monotonic() + self._send_timeout
+        headers = inject(self._settings)
         while True:
             if self._closing.is_set():
                 raise UnavailableError("the client was closed", retry_after_s=0)
             try:
-                self._producer.produce(self._topic, value, key, on_delivery=done)
+                self._producer.produce(self._topic, value, key, on_delivery=done, headers=headers)
             except BufferError:
                 if time.monotonic() > deadline:
                     raise BrokerUnreachableError(

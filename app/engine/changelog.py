@@ -16,6 +16,7 @@ from typing import Any, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from app.engine.crashpoints import passing
+from app.engine.denied import DENIED, denied
 from app.engine.fetch import in_batches
 from app.engine.offsets import Partition
 from app.engine.table import Rows
@@ -88,6 +89,8 @@ class Changelog(threading.Thread):
                 "fetch.message.max.bytes": max(1_048_576, max_record_bytes),
             }
         )
+        self.progress = time.monotonic()
+        """When records were last read, on the monotonic clock."""
         self._failed = failed
         self._lock = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
@@ -204,6 +207,8 @@ class Changelog(threading.Thread):
         if any(map(Message.error, messages)):
             others = [message for message in messages if message.error() is not None]
             messages = [message for message in messages if message.error() is None]
+        if messages:
+            self.progress = time.monotonic()
         for batch in in_batches(messages):
             rows = list(zip(map(Message.key, batch.records), map(Message.value, batch.records), strict=True))  # type: ignore[arg-type]
             self._apply((batch.topic, batch.partition), cast("_Rows", rows), batch.next_offset)
@@ -218,6 +223,8 @@ class Changelog(threading.Thread):
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             if where in self._followed:
                 self._lost[where] = None
+        elif error.code() in DENIED:
+            raise denied(f"read {where[0]}", error.str())
         elif error.fatal():
             raise KafkaException(error)
         else:

@@ -21,6 +21,15 @@ Point = Literal[
     "move-installed",
     "move-decided",
     "move-releases",
+    "view-published",
+    "view-marks",
+    "view-freezes",
+    "view-ships",
+    "view-handed",
+    "view-takes",
+    "view-opens",
+    "view-resumes",
+    "view-closed",
 ]
 
 

@@ -52,6 +52,7 @@ class Engine:
     """One worker's engine; make it in the event loop that it is to run in.
 
     ``residents`` must be set before :meth:`run`: by kind of place, what makes the agent's part when a place opens.
+    ``farewell``: topic, partition, key and value of what a worker writes before it leaves the group in good order.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -60,6 +61,7 @@ class Engine:
         self.generation = -1
         self.halted = True
         self.residents: dict[str, Callable[[Place], Resident]] = {}
+        self.farewell: tuple[str, int, bytes, bytes] | None = None
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._events: deque[Callable[[], None]] = deque()
@@ -69,6 +71,7 @@ class Engine:
         """The worker ends because of an error: what it was doing may be the cause."""
         self._stop = False
         self._stop_at = 0.0
+        self._said: bool | None = None
         self._join = 0
         self._housekeeping = 0.0
         self._rejoin_when_warm = False
@@ -203,11 +206,20 @@ class Engine:
         self._wake.set()
 
     def _finish(self) -> bool:
-        """Commit what was begun and give every place up with it; True when that is done, or takes too long."""
+        """Commit what was begun, give every place up and take leave with it; True when that is done, or takes too long.
+
+        Who leaves without that word counts as dead. While a join is under way nothing can be written: it is awaited.
+        """
         if self.flow.in_flight is None and not self.halted:
             self.halted = True
+            self._said = False
+            if self.farewell is not None:
+                topic, partition, key, value = self.farewell
+                self.flow.unit.output(topic, partition).append({"key": key, "value": value})
             self.flow.seal(released=True)
-        return self.flow.in_flight is None or time.monotonic() > self._stop_at
+        if self.generation < 0 or time.monotonic() > self._stop_at:
+            return True
+        return self.flow.in_flight is None and bool(self._said)
 
     async def _turn(self) -> None:
         while self._events:
@@ -264,6 +276,8 @@ class Engine:
     # -- answers of the commit thread -----------------------------------------------------------------------------
 
     def _committed(self, offsets: Mapping[Partition, int]) -> None:
+        if self._said is not None:
+            self._said = True
         self.janitor.committed(offsets)
 
     def _not_committed(self, submission: Submission) -> None:
@@ -341,6 +355,7 @@ class Engine:
             raise FencedError(f"worker {name}", ours=self.options.incarnation, theirs=theirs)
         self._part()
         self.generation = word.generation
+        self.flow.tally.generations += 1
         self._join = word.join
         self.flow.begin(word.generation, word.member_id)
         self.plan = word.plan
@@ -348,7 +363,9 @@ class Engine:
         self._rejoin_when_warm = name in word.plan.warmups.values()
         self._committer.allow(word.generation, word.join)
         self.halted = False
-        self.places.assigned(word, name)
+        if not self._stop:
+            # Who is about to leave takes nothing over that others would have to take from him.
+            self.places.assigned(word, name)
 
     def _rejoin_if_warm(self) -> None:
         """A place is to come here once its rows are warm here: say so by joining again."""

@@ -12,8 +12,8 @@ from aiokafka import errors as kafka_errors
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
+from app.engine.denied import denied
 from app.engine.wire import Identity
-from app.errors import HoldfastError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ async def initialise(client: Any, transactional_id: str) -> Identity:
         transactional_id: of this worker, or of one that is not in the group.
 
     Raises:
-        HoldfastError: the broker refuses for good, such as for want of a right.
+        ConfigurationError: the broker refuses for good, such as for want of a right.
     """
     coordinator = None
     while True:
@@ -65,7 +65,7 @@ async def initialise(client: Any, transactional_id: str) -> Identity:
         except _ENDING:
             await asyncio.sleep(ENDING_S)
         except _FOR_GOOD as error:
-            raise HoldfastError(f"the broker refuses the transactional id {transactional_id}: {error}") from error
+            raise denied(f"use the transactional id {transactional_id}", str(error)) from error
         except (kafka_errors.KafkaError, AssertionError) as error:
             log.debug("initialising %s: %r", transactional_id, error)
             coordinator = None

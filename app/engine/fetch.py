@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from app.engine.denied import DENIED, denied
 from app.engine.offsets import Partition
 
 log = logging.getLogger(__name__)
@@ -206,6 +207,8 @@ class Fetcher(threading.Thread):
     def _complain(self, where: Partition, error: KafkaError, epoch: int) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._lost_range(epoch)
+        elif error.code() in DENIED:
+            raise denied(f"read {where[0]}", error.str())
         elif error.fatal():
             raise KafkaException(error)
         else:

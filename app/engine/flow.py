@@ -6,7 +6,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from app.engine.fetch import Batch, Chunk, Fetcher
 from app.engine.offsets import Partition
@@ -14,6 +16,7 @@ from app.engine.options import EngineOptions
 from app.engine.places import Place, Places, Resident
 from app.engine.producer import Answer, Sealed
 from app.engine.table import Rows
+from app.engine.tally import Tally
 from app.engine.unit_of_work import Committer, Submission, Unit
 from app.engine.wire import Member
 from app.errors import LocalProtocolError
@@ -64,6 +67,11 @@ class Flow:
         self.member_id = ""
         self.deliver: Deliver = deliver_in_line
         self.progress = time.monotonic()
+        self.tally = Tally()
+        self.sealing: Callable[[Unit], None] | None = None
+        """Sees the outputs of a unit before they are closed."""
+        self.settled: Callable[[bool], None] | None = None
+        """Is told whether the unit that was sealed last is committed."""
         self.unit = Unit(options.commit_interval)
         self.in_flight: Submission | None = None
         self._options = options
@@ -111,6 +119,8 @@ class Flow:
                 raise LocalProtocolError(f"{where} was fetched again from {batch.records[0].offset()}")
             before = batch.start
             now = time.monotonic()
+            if before == 0:
+                self._age(batch)
             await self.deliver(batch, resident, max(self.unit.deadline, now + self._options.commit_interval / 2))
             if batch.start == before:
                 return  # the resident waits for a commit
@@ -120,10 +130,17 @@ class Flow:
             self.unit.weight += batch.start - before
             self.unit.size += batch.size * (batch.start - before) // len(batch.records)
             self.progress = time.monotonic()
+            self.tally.delivered(batch.topic, batch.start - before, self.progress - now)
             if done:
                 self._drop_batch()
             if self.progress >= self.unit.deadline:
                 return
+
+    def _age(self, batch: Batch) -> None:
+        """One look at the clock of the first record stands for the batch."""
+        kind, written_ms = cast("Message", batch.records[0]).timestamp()
+        if kind != TIMESTAMP_NOT_AVAILABLE:
+            self.tally.aged(batch.topic, time.time() - written_ms / 1000)
 
     def _drop_batch(self) -> None:
         chunk = self._backlog[0]
@@ -204,10 +221,12 @@ class Flow:
         """Close the unit and send it to the commit thread; ``released``: with it every place is given up."""
         assert self.in_flight is None
         places = self._places.open()
-        if not places:
+        if not places and self.unit.empty:
             return
         for place in places:
             place.served.before_seal()
+        if self.sealing is not None:
+            self.sealing(self.unit)
         unit, self.unit = self.unit, Unit(self._options.commit_interval)
         self._hurried = False
         rows = [found for place in places for found in self._seal_rows(place, unit)]
@@ -224,7 +243,12 @@ class Flow:
                     unit.offsets[where] = held
         sealed = self._sealed(unit.records, unit.others, unit.offsets, released=released)
         self.in_flight = Submission(
-            sealed, self.generation, rows, checkpoint=released, answered=self._answered_in_thread
+            sealed,
+            self.generation,
+            rows,
+            checkpoint=released,
+            failed=unit.failed,
+            answered=self._answered_in_thread,
         )
         self._committer.submit(self.in_flight)
 
@@ -261,9 +285,14 @@ class Flow:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Answer] = loop.create_future()
 
+        def answer(found: Answer) -> None:
+            # Whoever asked may be gone: a worker that stops waits for no claims.
+            if not done.done():
+                done.set_result(found)
+
         def answered(submission: Submission) -> None:
             assert submission.answer is not None
-            loop.call_soon_threadsafe(done.set_result, submission.answer)
+            loop.call_soon_threadsafe(answer, submission.answer)
 
         self._committer.submit(Submission(self._sealed({}, (), offsets), self.generation, answered=answered))
         return await done
@@ -278,6 +307,7 @@ class Flow:
             return  # given up when a new generation began: the commit thread had refused it
         self.in_flight = None
         self._alone = False
+        self._count(submission)
         if submission.answer is not Answer.COMMITTED:
             self._not_committed(submission)
             return
@@ -287,6 +317,18 @@ class Flow:
         for place in self._places.open():
             place.served.after_commit(submission.unit.offsets)
         self._committed(submission.unit.offsets)
+
+    def _count(self, submission: Submission) -> None:
+        assert submission.answer is not None
+        tally, unit = self.tally, submission.unit
+        committed = submission.answer is Answer.COMMITTED
+        tally.units[submission.answer.value] += 1
+        if committed:
+            tally.commit_s.observe(time.monotonic() - submission.at)
+            tally.failed_tasks += submission.failed
+            tally.committed(unit.records, unit.others)
+        if self.settled is not None:
+            self.settled(committed)
 
     def forget(self) -> None:
         """Nothing that is not committed has happened."""

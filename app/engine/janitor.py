@@ -4,6 +4,7 @@ Nothing depends on it: when the broker does not answer it tries again later.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -58,6 +59,8 @@ class Janitor(threading.Thread):
     ) -> None:
         super().__init__(name="janitor", daemon=True)
         self.lags: dict[Partition, int] = {}
+        self.measured_at = -math.inf
+        """When the lags were measured, on the monotonic clock."""
         self._config = dict(config)
         self._admin = AdminClient(self._config)
         # Not the administrator's call for it: that one ends the process when the coordinator is away (librdkafka#5040).
@@ -146,12 +149,13 @@ class Janitor(threading.Thread):
             request_timeout=5,
         )
         reached = self._offsets.latest(self._streams)
-        self.lags = {}
+        lags: dict[Partition, int] = {}
         for entry, future in ends.items():
             where = (entry.topic, entry.partition)
             # The last record of a stream that is written in transactions is the marker of the last one.
             markers = 1 if entry.topic in self._truncated else 0
-            self.lags[where] = max(0, future.result().offset - (reached[where].offset or 0) - markers)
+            lags[where] = max(0, future.result().offset - (reached[where].offset or 0) - markers)
+        self.lags, self.measured_at = lags, time.monotonic()
 
     def _truncate(self) -> None:
         # What was committed when we were here last: should a broker lose what it has just acknowledged (a single one

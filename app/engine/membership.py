@@ -20,6 +20,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from app.engine.beats import Beats, Watched
+from app.engine.denied import denied
 from app.engine.fencing import initialise
 from app.engine.leader import plan_shares
 from app.engine.wire import Identity
@@ -193,7 +194,9 @@ class Membership(threading.Thread):
         """React to what the broker or the connection said; what is no known answer looks the coordinator up."""
         if isinstance(error, _UNKNOWN):
             self._forget_member()
-        elif isinstance(error, kafka_errors.InvalidSessionTimeoutError | kafka_errors.GroupAuthorizationFailedError):
+        elif isinstance(error, kafka_errors.GroupAuthorizationFailedError):
+            raise denied(f"join the group {self._group}", str(error)) from error
+        elif isinstance(error, kafka_errors.InvalidSessionTimeoutError):
             raise error
         elif not isinstance(error, _REJOIN):
             log.debug("group coordinator: %r", error)
@@ -223,6 +226,8 @@ class Membership(threading.Thread):
                 if await self._client.ready(node, group=ConnectionGroup.COORDINATION):
                     self._coordinator = node
                     return
+            except kafka_errors.GroupAuthorizationFailedError:
+                raise
             except (kafka_errors.KafkaError, AssertionError) as error:
                 log.debug("coordinator lookup: %r", error)
                 await self._client.force_metadata_update()

@@ -289,6 +289,7 @@ class Places:
 
         def finish(replayed: int) -> None:
             place.replayed = replayed
+            self._engine.flow.tally.restored(replayed, time.monotonic() - started)
             log.info("%s: %d rows replayed in %.2f s", place.name, replayed, time.monotonic() - started)
             self._steps([(place, ownership.RestoreEnded(generation))])
 

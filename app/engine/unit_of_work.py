@@ -38,10 +38,10 @@ class Unit:
     """Everything that is to happen at once: outputs and offsets (rows keep their own overlays).
 
     ``records`` may be appended to directly on hot paths: dicts of ``key`` and ``value``, by topic and partition. Who
-    does so adds to ``weight`` (records) and ``size`` (bytes of values).
+    does so adds to ``weight`` (records) and ``size`` (bytes of values). ``failed`` counts the tasks that failed in it.
     """
 
-    __slots__ = ("deadline", "offsets", "opened", "others", "records", "size", "weight")
+    __slots__ = ("deadline", "failed", "offsets", "opened", "others", "records", "size", "weight")
 
     def __init__(self, interval: float) -> None:
         self.opened = time.monotonic()
@@ -51,6 +51,7 @@ class Unit:
         self.offsets: dict[Partition, int] = {}
         self.weight = 0
         self.size = 0
+        self.failed = 0
 
     @property
     def empty(self) -> bool:
@@ -93,13 +94,16 @@ class Unit:
 class Submission:
     """A sealed unit on its way, the rows that become committed with it, and the generation it belongs to.
 
-    With ``checkpoint`` the stores of ``rows`` learn their positions, as they otherwise do now and then.
+    With ``checkpoint`` the stores of ``rows`` learn their positions, as they otherwise do now and then. ``failed``
+    tasks ended in it; it was sealed ``at`` (monotonic clock).
     """
 
     unit: Sealed
     generation: int
     rows: Sequence[tuple[Rows, Mapping[bytes, bytes | None]]] = ()
     checkpoint: bool = False
+    failed: int = 0
+    at: float = field(default_factory=time.monotonic)
     answer: Answer | None = None
     answered: Callable[["Submission"], None] = field(default=lambda submission: None)
 

@@ -6,6 +6,7 @@
 | ``commands[r]`` | servers | router r | Ready, Progress, Installed, Refused, Measured, Drained |
 | ``commands[r]`` | steward | router r | View, ViewClosed |
 | ``commands[0]`` | servers, workers | steward | Closed, Leaving |
+| ``commands[0]`` | steward | itself | Look |
 | ``handoffs[s]`` | servers | server s | rows (:mod:`app.protocol.chunks`), Complete, Received, HandedOff |
 | ``delay[r]`` | router r, servers | router r | Wakeup and ParkedDue with the time they fall due, parked tasks |
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, get_type_hints
 
 from app.errors import PeerProtocolError
-from app.protocol.markers import Closed, HandedOff, Leaving, Marker, View, ViewClosed
+from app.protocol.markers import Closed, HandedOff, Leaving, Look, Marker, View, ViewClosed
 
 VERSION = 1
 MARK = ord("!")
@@ -251,6 +252,7 @@ Control: TypeAlias = (
     | HandedOff
     | Closed
     | Leaving
+    | Look
 )
 
 TO_SERVER: TypeAlias = Prepare | Cut | Commit | Abort | Placed | Measure
@@ -280,6 +282,7 @@ KEYS: dict[type, bytes] = {
     HandedOff: b"!handed-off",
     Closed: b"!closed",
     Leaving: b"!leaving",
+    Look: b"!look",
 }
 
 _KINDS = {key: kind for kind, key in KEYS.items()}

@@ -47,6 +47,14 @@ class Held:
         """How many tasks of the router's sessions are held, by source; for :func:`app.protocol.alignment.ahead`."""
         return self._count.get(router, {})
 
+    def lines(self) -> list[tuple[int, int]]:
+        """Routers and sources for whose sessions tasks are held."""
+        return list(self._first)
+
+    def first(self, router: int, source: int) -> int:
+        """The number of the first task that is held for sessions from ``source``; the others follow without a gap."""
+        return self._first[router, source]
+
     def waits(self, name: Name) -> bool:
         """Is anything of this session held? Then whatever comes of it is held behind."""
         return name in self._names

@@ -6,6 +6,7 @@
 | ``work[s]`` | routers | every server | Marker |
 | ``handoffs[s]`` | servers | server s | hand-offs (:class:`app.protocol.chunks.HandOff`), HandedOff |
 | ``commands[0]`` | servers, workers | steward | Closed, Leaving |
+| ``commands[0]`` | steward | itself | Look |
 
 A view is a numbered statement of which servers are up; its number is its epoch. In view 0 all are. A view fails a set
 of servers or restores a set, never both (rule L3). :mod:`app.protocol.control` writes and reads these records.
@@ -77,3 +78,13 @@ class Leaving:
 
     worker: str
     incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Written once the steward knows a plan of the group: where it reads this, it has read what leavers wrote before.
+
+    ``token`` names the steward that wrote it; another one's says nothing.
+    """
+
+    token: str

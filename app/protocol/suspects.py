@@ -185,6 +185,16 @@ def waiting_key(server: int, session: bytes, arrival: int) -> bytes:
     return b"server/%d/%b/%d" % (server, session.hex().encode(), arrival)
 
 
+def held_key(server: int, router: int, source: int) -> bytes:
+    """Return the key of the tasks that a server holds for sessions from ``source`` in ``{ns}.suspects``."""
+    return b"server/%d/held/%d/%d" % (server, router, source)
+
+
+def of_held(server: int, found: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return those of the records about one server that concern held tasks."""
+    return {key: value for key, value in found.items() if key.startswith(b"server/%d/held/" % server)}
+
+
 def about(server: int, found: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return the records of ``{ns}.suspects`` that concern one server: its stream and its waiting tasks."""
     stream = stream_key(server)

@@ -82,19 +82,23 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return problem(500, "internal", "an error inside the worker: read its log")
 
 
-def bearer(token: str) -> Middleware:
-    """Let in only who sends the token, compared in constant time; an empty token lets everybody in."""
+def may_pass(request: web.Request, token: str) -> bool:
+    """Does a request have the token? It is compared in constant time; an empty one is everybody's."""
     wanted = token.encode()
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), wanted)
+    return not wanted or (scheme.lower() == "bearer" and same)
+
+
+def bearer(token: str) -> Middleware:
+    """Let in only who sends the token; an empty token lets everybody in."""
 
     @web.middleware
     async def check(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if wanted and request.path not in OPEN_PATHS:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            same = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), wanted)
-            if scheme.lower() != "bearer" or not same:
-                return problem(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
+        if request.path not in OPEN_PATHS and not may_pass(request, token):
+            return problem(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
         return await handler(request)
 
     return check

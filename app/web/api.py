@@ -6,9 +6,14 @@
 ``GET /api/status``                       the cluster as this worker sees it
 ``GET /api/tenants``                      tenants that have sessions or were ever moved
 ``GET /api/tenants/{tenant}``             answered by the worker that hosts the tenant's router
+``GET /api/servers[/{n}]``                 where servers are, and what they do for a view
 ``GET /api/sessions/{tenant}/{session}``  answered by the worker that hosts the session's server
 ``GET /api/exchanges[/{exchange}]``        see :mod:`app.web.exchanges`
+``GET /api/events``, ``/api/live``         server-sent events, see :mod:`app.web.live`
+``GET /api/figures``                       a few numbers of the asked worker, for the console
+``POST /api/commands``                     202 and the command's id, see :mod:`app.web.orders`
 ``POST /api/tasks[?wait=S]``              202 and the task's place; with ``wait`` 200 and the result, or 504
+``GET /``                                  the console
 ========================================  ===================================================================
 
 Errors are ``{"error": word, "message": line}``.
@@ -16,8 +21,8 @@ Errors are ``{"error": word, "message": line}``.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 import aiohttp
@@ -25,12 +30,17 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
+from app.observe.traces import joined
 from app.records import Task, valid_name
 from app.settings import Settings
 from app.web.answers import ProblemError, answer, bearer, errors_as_json, seconds
+from app.web.console import Console, unless_console
 from app.web.exchanges import Exchanges
 from app.web.gateway import Gateway
+from app.web.live import Live
+from app.web.orders import Desk, KafkaDesk, Orders
 from app.web.peers import FORWARD_TIMEOUT, Peers
+from app.web.sessions import Sessions
 from app.web.view import ClusterView
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -41,8 +51,15 @@ HERE: Final = "here"
 WAIT_MAX_S: Final = 3600.0
 _BODY_SLACK: Final = 64 * 1024
 
-Metrics = Callable[[], tuple[bytes, str]]
-"""Return the text of ``/metrics`` and its content type."""
+
+class Metrics(Protocol):
+    """What a worker counts."""
+
+    def read(self, accept: str) -> tuple[bytes, str]:
+        """The text of ``/metrics`` in the form that the header `Accept` asks for, and its content type."""
+
+    def brief(self) -> dict[str, Any]:
+        """A few numbers for the console."""
 
 
 class Api:
@@ -53,20 +70,31 @@ class Api:
         settings: for the token and for sizes.
         gateway: where tasks go.
         metrics: None answers 404.
+        desk: where commands go; default: to Kafka.
     """
 
-    def __init__(self, view: ClusterView, settings: Settings, gateway: Gateway, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        view: ClusterView,
+        settings: Settings,
+        gateway: Gateway,
+        metrics: Metrics | None = None,
+        desk: Desk | None = None,
+    ) -> None:
         self._view = view
+        self._token = settings.token.get_secret_value()
+        self._orders = Orders(desk or KafkaDesk(settings))
         self._settings = settings
         self._gateway = gateway
         self._metrics = metrics
+        self._sessions = Sessions(view)
         self._peers: Peers
         self._connected: aiohttp.ClientSession
 
     def application(self) -> web.Application:
         """Return the application, ready to be served."""
         application = web.Application(
-            middlewares=[errors_as_json, bearer(self._settings.token.get_secret_value())],
+            middlewares=[errors_as_json, unless_console(bearer(self._token))],
             client_max_size=self._settings.max_record_bytes + _BODY_SLACK,
         )
         application.router.add_get("/healthz", self._healthz)
@@ -75,8 +103,14 @@ class Api:
         application.router.add_get("/api/status", self._status)
         application.router.add_get("/api/tenants", self._tenants)
         application.router.add_get("/api/tenants/{tenant}", self._tenant)
+        application.router.add_get("/api/servers", self._servers)
+        application.router.add_get("/api/servers/{number}", self._server)
         application.router.add_get("/api/sessions/{tenant}/{session}", self._session)
         application.router.add_post("/api/tasks", self._task)
+        application.router.add_get("/api/figures", self._figures)
+        self._orders.add_to(application)
+        Live(self._settings, self._everything).add_to(application)
+        Console(self._token).add_to(application.router)
         Exchanges(self._view, lambda: self._connected).add_to(application.router)
         application.cleanup_ctx.append(self._connections)
         return application
@@ -93,20 +127,36 @@ class Api:
     async def _readyz(self, _request: web.Request) -> web.Response:
         return _verdict(*self._view.ready())
 
-    async def _metrics_text(self, _request: web.Request) -> web.Response:
+    async def _metrics_text(self, request: web.Request) -> web.Response:
         if self._metrics is None:
             raise ProblemError(404, "not-found", "this worker keeps no metrics")
-        text, kind = self._metrics()
-        return web.Response(body=text, headers={"Content-Type": kind})
+        # In a thread: with many places it takes some milliseconds.
+        text, kind = await asyncio.to_thread(self._metrics.read, request.headers.get("Accept", ""))
+        response = web.Response(body=text, headers={"Content-Type": kind})
+        response.enable_compression()
+        return response
 
     async def _status(self, request: web.Request) -> web.Response:
         """What is counted by place is asked of every worker; who does not answer in time counts nothing."""
-        status = self._view.status()
-        for other in await self._ask_others(request, "/api/status"):
-            status["migrations"] = [*status.get("migrations", []), *other.get("migrations", [])]
-            for field in ("parked", "waiting"):
-                status[field] = status.get(field, 0) + other.get(field, 0)
-        return answer(status)
+        return answer(_merged(self._view.status(), await self._ask_others(request, "/api/status")))
+
+    async def _figures(self, _request: web.Request) -> web.Response:
+        return answer(self._brief())
+
+    def _brief(self) -> dict[str, Any]:
+        counted = self._metrics.brief() if self._metrics is not None else {}
+        return {"worker": self._view.name, "ready": self._view.ready()[0], **counted}
+
+    async def _everything(self) -> dict[str, Any]:
+        """The cluster and what its workers count, for those who watch; asked in this worker's own name."""
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        others = self._view.others()
+        statuses, figures = await asyncio.gather(
+            self._peers.told(headers, others, f"/api/status?{HERE}=1"),
+            self._peers.told(headers, others, "/api/figures"),
+        )
+        status = _merged(self._view.status(), statuses)
+        return {"told_by": self._view.name, "status": status, "figures": [self._brief(), *figures]}
 
     async def _tenants(self, request: web.Request) -> web.Response:
         found: dict[str, Any] = {}
@@ -134,33 +184,60 @@ class Api:
             return await self._peers.forward(request, f"{location.url}/api/tenants/{quote(tenant, safe='')}")
         return answer(self._view.read_tenant(tenant))
 
+    async def _servers(self, request: web.Request) -> web.Response:
+        return answer({"servers": await self._told(request)})
+
+    async def _server(self, request: web.Request) -> web.Response:
+        number = request.match_info["number"]
+        servers = await self._told(request)
+        found = next((entry for entry in servers if str(entry["server"]) == number), None)
+        if found is None:
+            raise ProblemError(404, "unknown-server", f"there is no server {number}: there are {len(servers)}")
+        return answer(found)
+
+    async def _told(self, request: web.Request) -> list[dict[str, Any]]:
+        """The servers; what only a host knows is asked of every worker."""
+        servers = {entry["server"]: entry for entry in self._view.servers()}
+        for other in await self._ask_others(request, "/api/servers"):
+            for entry in other["servers"]:
+                mine = servers.get(entry["server"])
+                if mine is not None:
+                    mine.update({name: value for name, value in entry.items() if mine.get(name) is None})
+        return list(servers.values())
+
     async def _session(self, request: web.Request) -> web.Response:
         tenant, session = _name(request, "tenant"), _name(request, "session")
-        location = self._view.locate(tenant, session)
-        if location.worker is None or location.url is None:
-            raise ProblemError(503, "unavailable", f"nobody hosts server {location.server} at the moment")
-        if location.worker != self._view.name:
-            path = f"{quote(tenant, safe='')}/{quote(session, safe='')}"
-            return await self._peers.forward(request, f"{location.url}/api/sessions/{path}")
-        rows = self._view.read_session(tenant, session)
-        if rows is None:
-            raise ProblemError(404, "unknown-session", f"tenant {tenant!r} has no session {session!r}")
-        place = {"server": location.server, "worker": location.worker, "backup_order": location.backup_order}
-        return answer({"tenant": tenant, "session": session, **place, **rows})
+        found = await self._sessions.show(request, self._peers, tenant, session)
+        return found if isinstance(found, web.Response) else answer(found)
 
     async def _task(self, request: web.Request) -> web.Response:
         wait = seconds(request, "wait", largest=WAIT_MAX_S)
-        task = _parse(await request.read())
+        body = await request.read()
+        task = _parse(body)
+        if task.server is not None:
+            forwarded = await self._sessions.task(request, self._peers, body)
+            if forwarded is not None:
+                return forwarded
         try:
-            if wait is None:
-                return answer((await self._gateway.publish(task))._asdict(), status=202)
-            sent, result = await self._gateway.perform(task, wait)
+            with joined(self._settings, request.headers):
+                if wait is None:
+                    return answer((await self._gateway.publish(task))._asdict(), status=202)
+                sent, result = await self._gateway.perform(task, wait)
         except ValueError as error:
             raise ProblemError(413, "too-large", str(error)) from error
         if result is None:
             message = f"no result within {wait:g} s; the task is on its way"
             raise ProblemError(504, "timeout", message, **sent._asdict())
         return answer(result.model_dump(mode="json"))
+
+
+def _merged(status: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is counted by place, added up; a worker that is not ready says so itself."""
+    for other in others:
+        status["migrations"] = [*status.get("migrations", []), *other.get("migrations", [])]
+        for field in ("parked", "waiting"):
+            status[field] = status.get(field, 0) + other.get(field, 0)
+    return status
 
 
 def _verdict(good: bool, reason: str) -> web.Response:

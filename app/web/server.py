@@ -13,6 +13,7 @@ from app.settings import Settings
 from app.web.api import Api, Metrics
 from app.web.files import Files
 from app.web.gateway import Gateway, KafkaGateway
+from app.web.orders import Desk
 from app.web.view import ClusterView
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ _LOGGER: Final = logging.getLogger(__name__)
 _ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to.
 _SHUTDOWN_S: Final = 3.0
 # Bytes that wait in memory for a handler, for each connection; twice as many at most.
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Addresses that only this machine reaches."""
+
 _READ_BYTES: Final = 1 << 16
 
 
@@ -123,6 +127,7 @@ class WebServer:
         gateway: where posted tasks go; default: to Kafka.
         metrics: what ``/metrics`` answers.
         files: transfers; None: there are none.
+        desk: where commands go; default: to Kafka.
     """
 
     def __init__(
@@ -133,11 +138,13 @@ class WebServer:
         gateway: Gateway | None = None,
         metrics: Metrics | None = None,
         files: Files | None = None,
+        desk: Desk | None = None,
     ) -> None:
-        application = Api(view, settings, gateway or KafkaGateway(settings), metrics).application()
+        application = Api(view, settings, gateway or KafkaGateway(settings), metrics, desk).application()
         if files is not None:
             files.attach(application)
         self._advertised = settings.advertised_url
+        self._open = not settings.token.get_secret_value() and settings.host not in LOOPBACK
         self._server = ServerThread(application, settings.host, settings.port)
 
     @property
@@ -153,6 +160,8 @@ class WebServer:
         """
         own = self._server.start()
         _LOGGER.info("serving %s", own)
+        if self._open:
+            _LOGGER.warning("anybody who reaches %s may do everything: set HOLDFAST_TOKEN", own)
         return self._advertised or own
 
     def stop(self) -> None:

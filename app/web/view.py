@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from app.protocol.forwarding import Decision
 from app.web.exchanges import ExchangeView
 
 
@@ -57,11 +58,29 @@ class ClusterView(ExchangeView, Protocol):
             UnavailableError: the router is not here, or is still being restored.
         """
 
-    def locate(self, tenant: str, session: str) -> Location:
-        """Compute where a session lives; it need not exist."""
+    def servers(self) -> list[dict[str, Any]]:
+        """The servers as this worker sees them; what only a server's host knows is None elsewhere."""
 
-    def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
-        """Read a session's rows on its host: ``state``, ``sequence``, ``waiting``; None: no such session.
+    def knows(self, server: int) -> bool:
+        """Is there a server of this number?"""
+
+    def host_of(self, server: int) -> tuple[str | None, str | None]:
+        """Name and address of the worker that hosts a server; None while nobody does."""
+
+    def locate(self, tenant: str, session: str, primary: int | None = None) -> Location:
+        """Compute where a session lives; it need not exist. ``primary``: its home, as somebody believes."""
+
+    def receive(self, tenant: str, session: str, server: int, hops: int) -> Decision:
+        """What a server that is hosted here does with a request that has made so many hops.
+
+        Raises:
+            UnavailableError: the server is not here, or is still being restored.
+        """
+
+    def read_session(self, tenant: str, session: str, server: int) -> dict[str, Any] | None:
+        """Read a session's rows at a server that is hosted here; None: no such session.
+
+        ``state``, ``sequence``, ``waiting``, ``backup_order``, and ``home`` and ``why`` it lives where it does.
 
         Raises:
             UnavailableError: the server is not here, or is still being restored.

@@ -3,15 +3,17 @@
 import logging
 import time
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from aiokafka.helpers import create_ssl_context
 from confluent_kafka import KafkaException, TopicCollection
 
 from app import topics
+from app.client.kafka import explain
 from app.engine.stores import StoreFactory
 from app.engine.stores.memory import MemoryStores
-from app.errors import BrokerUnreachableError, ConfigurationError
+from app.errors import ConfigurationError
 from app.settings import Settings, require_bootstrap
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ def identity(settings: Settings) -> str:
         topic_id = described[changelog].result().topic_id
         cluster_id = admin.list_topics(changelog, timeout=topics.REQUEST_TIMEOUT_S).cluster_id
     except KafkaException as error:
-        raise BrokerUnreachableError(require_bootstrap(settings), error.args[0].str()) from error
+        raise explain(error, settings, f"describe the topic {changelog}") from error
     return f"{cluster_id} {settings.namespace} {topic_id}"
 
 
@@ -76,12 +78,7 @@ def membership_client(settings: Settings, name: str) -> dict[str, Any]:
         "security_protocol": settings.security_protocol,
     }
     if settings.security_protocol.endswith("SSL"):
-        options["ssl_context"] = create_ssl_context(
-            cafile=settings.ssl_ca_location,
-            certfile=settings.ssl_certificate_location,
-            keyfile=settings.ssl_key_location,
-            password=settings.ssl_key_password.get_secret_value() or None,
-        )
+        options["ssl_context"] = _ssl_context(settings)
     if settings.security_protocol.startswith("SASL"):
         options |= {
             "sasl_mechanism": settings.sasl_mechanism,
@@ -89,3 +86,18 @@ def membership_client(settings: Settings, name: str) -> dict[str, Any]:
             "sasl_plain_password": settings.sasl_password.get_secret_value(),
         }
     return options
+
+
+def _ssl_context(settings: Settings) -> SSLContext:
+    try:
+        return create_ssl_context(
+            cafile=settings.ssl_ca_location or None,
+            certfile=settings.ssl_certificate_location or None,
+            keyfile=settings.ssl_key_location or None,
+            password=settings.ssl_key_password.get_secret_value() or None,
+        )
+    except OSError as error:
+        # What librdkafka reads without complaint may still be nothing for Python, such as a key in another format.
+        raise ConfigurationError(
+            f"the certificates of HOLDFAST_SSL_* cannot be used ({error.strerror or error}): give files in PEM"
+        ) from error

@@ -1,9 +1,5 @@
 """Workers that die in the middle of a migration: it ends by itself, with one final event and a clean account."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from app.protocol.placement import home_of
@@ -12,6 +8,7 @@ from tests.support.cluster import Workers, wait_for
 from tests.support.job import settle, when_sent
 from tests.support.load import Load, Plan
 from tests.support.moves import Mover
+from tests.support.revival import revived
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -20,31 +17,6 @@ MINE = "t0003"
 HOME = home_of(MINE.encode(), None, SERVERS)
 TARGET = (HOME + 3) % SERVERS
 NAMES = ("w1", "w2", "w3")
-
-
-@contextmanager
-def revived(workers: Workers, point: str) -> Iterator[list[str]]:
-    """Every worker dies when it first passes the point, and is started again without it; yields who has died."""
-    died: list[str] = []
-    stop = threading.Event()
-    current = {name: workers.start(name, HOLDFAST_CRASH_AT=point) for name in NAMES}
-    for worker in current.values():
-        worker.wait_ready()
-
-    def watch() -> None:
-        while not stop.wait(0.05):
-            for name, worker in current.items():
-                if not worker.running:
-                    died.append(name)
-                    current[name] = workers.start(name)
-
-    thread = threading.Thread(target=watch, name="revive")
-    thread.start()
-    try:
-        yield died
-    finally:
-        stop.set()
-        thread.join()
 
 
 def left_behind(workers: Workers) -> list[bytes]:
@@ -66,7 +38,7 @@ def left_behind(workers: Workers) -> list[bytes]:
     ],
 )
 def test_a_worker_dies_in_a_phase(workers: Workers, point: str) -> None:
-    with Mover(workers.config, workers.namespace) as mover, revived(workers, point) as died:
+    with Mover(workers.config, workers.namespace) as mover, revived(workers, NAMES, point) as died:
         plan = Plan(tasks=100_000, tenants=20, sessions=400, rate=400)
         load = Load(workers.config, workers.namespace, plan).start()
         when_sent(load, 1_000)

@@ -36,6 +36,14 @@ def chain_blocking(session: AnySession, payload: Payload) -> Payload:
     return chain_link(session, payload)
 
 
+@handler("chain.retry")
+def chain_retry(session: AnySession, payload: Payload) -> Payload:
+    """Ask once for another attempt: this task, and what follows in its session, waits."""
+    if session.attempt == 1:
+        raise Retry(after=0.3)
+    return chain_link(session, payload)
+
+
 @handler("raise")
 def raise_error(session: AnySession, payload: Payload) -> None:
     session.state["touched"] = True

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from urllib.error import HTTPError
 
 from app.client import Sent
+from app.protocol.forwarding import Decision, Perform
 from app.records import Result, Source, Task
 
 
@@ -34,6 +35,8 @@ class FakeView:
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     peers: list[str] = field(default_factory=list)
     counts: dict[str, Any] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    hosted: dict[int, tuple[str | None, str | None]] = field(default_factory=dict)
 
     def ready(self) -> tuple[bool, str]:
         return self.is_ready
@@ -56,11 +59,24 @@ class FakeView:
     def read_tenant(self, tenant: str) -> dict[str, Any]:
         return self.homes.get(tenant, {"tenant": tenant, "home": 3, "state": "settled", "epoch": 0})
 
-    def locate(self, tenant: str, session: str) -> Place:
+    def servers(self) -> list[dict[str, Any]]:
+        return []
+
+    def knows(self, server: int) -> bool:
+        return 0 <= server < 4
+
+    def host_of(self, server: int) -> tuple[str | None, str | None]:
+        return self.hosted.get(server, (self.place.worker, self.place.url))
+
+    def locate(self, tenant: str, session: str, primary: int | None = None) -> Place:
         return self.place
 
-    def read_session(self, tenant: str, session: str) -> dict[str, Any] | None:
-        return self.rows.get((tenant, session))
+    def receive(self, tenant: str, session: str, server: int, hops: int) -> Decision:
+        return self.decisions.pop(0) if self.decisions else Perform()
+
+    def read_session(self, tenant: str, session: str, server: int) -> dict[str, Any] | None:
+        rows = self.rows.get((tenant, session))
+        return None if rows is None else {"backup_order": self.place.backup_order, **rows}
 
     def managers(self) -> list[dict[str, Any]]:
         return [dict(entry) for entry in self.hosts]

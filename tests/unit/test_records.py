@@ -201,6 +201,8 @@ def test_commands(record: dict[str, Any]) -> None:
         {"command": "migrate", "tenant": "acme", "to": 3, "timeout": 0},
         {"command": "migrate", "tenant": "acme", "to": 3, "offline": "yes"},
         {"command": "fail-server", "tenant": "acme"},
+        {"command": "fail-server", "server": 1, "id": "x" * 1_001},
+        {"command": "migrate", "tenant": "x" * 201, "to": 3},
     ],
 )
 def test_bad_commands_are_refused(record: dict[str, Any]) -> None:

@@ -26,8 +26,8 @@ def test_partitions_follow_routers_and_servers() -> None:
     assert found == {
         **dict.fromkeys(("tasks", "commands", "results", "delay", "transfers", "transfer-replies"), 4),
         **dict.fromkeys(("requests", "assignments", "responses", "replies"), 4),
-        **dict.fromkeys(("placements-changelog", "parked-changelog", "outcomes-changelog", "transfers-changelog"), 4),
-        **dict.fromkeys(("exchanges-changelog", "exchange-messages-changelog"), 4),
+        **dict.fromkeys(("placements-changelog", "parked-changelog", "outcomes-changelog", "views-changelog"), 4),
+        **dict.fromkeys(("transfers-changelog", "exchanges-changelog", "exchange-messages-changelog"), 4),
         **dict.fromkeys(("work", "handoffs", "sessions-changelog", "waiting-changelog", "handoffs-changelog"), 5),
         **dict.fromkeys(("events", "dead-letters", "views", "suspects"), 1),
     }

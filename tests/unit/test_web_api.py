@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from app.errors import BrokerUnreachableError, ConfigurationError
+from app.protocol.forwarding import Forward, Perform, Refuse, Wait
 from app.settings import Settings
 from app.web.peers import HOPS_HEADER, HOPS_MAX
 from app.web.server import WebServer
@@ -103,6 +104,38 @@ def test_workers_that_do_not_agree_stop_after_three_hops(serve: Serve) -> None:
     assert ask(f"{url}/api/sessions/acme/s", headers={HOPS_HEADER: "-1"}).status == 503
 
 
+def test_a_request_goes_on_until_somebody_may_answer_it(serve: Serve) -> None:
+    """The first worker's view is old: the host of the failed server knows better, and the session is on its way."""
+    rows = {("acme", "s"): {"state": {}, "sequence": 1, "waiting": []}}
+    owner = FakeView(name="w3", rows=rows, decisions=[Wait(), Wait(), Perform()])
+    owner.place = Place(1, "w3", serve(owner), [3, 1])
+    between = FakeView(name="w2", decisions=[Forward(1, 2)])
+    between_url = serve(between)
+    between.hosted = {3: ("w2", between_url), 1: ("w3", owner.place.url)}
+    first = FakeView(place=Place(3, "w2", between_url, [3, 1]))
+    reply = ask(f"{serve(first)}/api/sessions/acme/s?server=3")
+    assert (reply.status, reply.json()["server"], reply.json()["worker"]) == (200, 1, "w3")
+    assert (owner.decisions, between.decisions) == ([], [])
+
+
+def test_servers_that_do_not_agree_stop_after_three_hops(serve: Serve) -> None:
+    view = FakeView(decisions=[Forward(1, 1), Forward(3, 2), Forward(1, 3), Refuse()])
+    reply = ask(f"{serve(view)}/api/sessions/acme/s")
+    assert (reply.status, reply.json()["error"], view.decisions) == (503, "unavailable", [])
+    assert ask(f"{serve(view)}/api/sessions/acme/s?server=x").status == 400
+
+
+def test_a_task_that_names_its_primary_goes_there(serve: Serve) -> None:
+    """It is published by the host of the session's server, also while the session is still on its way there."""
+    gateway, other = FakeGateway(), FakeGateway()
+    host = FakeView(name="w2", decisions=[Wait()])
+    host.place = Place(2, "w2", serve(host, gateway), [2])
+    url = serve(FakeView(place=Place(2, "w2", host.place.url, [2])), other)
+    done = ask(f"{url}/api/tasks?wait=5", data=body(id="mine", server=2))
+    assert (done.status, done.json()["task"]) == (200, "mine")
+    assert (len(gateway.tasks), len(other.tasks)) == (1, 0)
+
+
 def test_a_host_that_does_not_answer_is_unavailable(serve: Serve) -> None:
     reply = ask(f"{serve(FakeView(place=Place(3, 'w2', 'http://127.0.0.1:1', [3])))}/api/sessions/acme/s")
     assert (reply.status, reply.json()["error"]) == (503, "unavailable")
@@ -191,13 +224,30 @@ def test_a_token_guards_all_but_health_and_readiness(serve: Serve) -> None:
     assert ask(f"{url}/api/sessions/acme/s", headers=right).status == 200
 
 
+EVERYBODY = {"host": "0.0.0.0"}  # noqa: S104 - for the length of a test.
+
+
+@pytest.mark.parametrize(("settings", "said"), [(EVERYBODY, True), ({**EVERYBODY, "token": "t"}, False), ({}, False)])
+def test_http_that_is_open_to_other_machines_says_so(
+    serve: Serve, caplog: pytest.LogCaptureFixture, settings: dict[str, str], said: bool
+) -> None:
+    serve(FakeView(), **settings)
+    assert ("anybody who reaches" in caplog.text) is said
+
+
 def test_metrics_come_from_the_hook() -> None:
-    server = WebServer(
-        FakeView(), Settings(), gateway=FakeGateway(), metrics=lambda: (b"holdfast_up 1\n", "text/plain")
-    )
+    class Counted:
+        def read(self, accept: str) -> tuple[bytes, str]:
+            return f"asked for {accept}\n".encode(), "text/plain"
+
+        def brief(self) -> dict[str, int]:
+            return {"results": 7}
+
+    server = WebServer(FakeView(), Settings(), gateway=FakeGateway(), metrics=Counted())
     url = server.start()
     try:
-        assert ask(f"{url}/metrics").body == b"holdfast_up 1\n"
+        assert ask(f"{url}/metrics", headers={"Accept": "text/x"}).body == b"asked for text/x\n"
+        assert ask(f"{url}/api/figures").json() == {"worker": "w1", "ready": True, "results": 7}
     finally:
         server.stop()
 

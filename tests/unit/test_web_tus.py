@@ -253,6 +253,11 @@ def test_too_many_in_all(w1: str) -> None:
     assert ask(w1, "POST", "/files/", Upload_Length="5", X_Forwarded_For="10.0.0.9").status == 507
 
 
+def test_metadata_that_are_too_long(w1: str) -> None:
+    longest = 16_384 - len("name ")
+    assert ask(w1, "POST", "/files/", Upload_Length="5", Upload_Metadata="name " + "a" * (longest + 1)).status == 400
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a b/ü", "%2e%2e", "x" * 200])
 def test_names_of_remotes_never_become_paths(site: Site, w1: str, name: str) -> None:
     metadata = pairs(filename=name, tenant=name)

@@ -19,6 +19,10 @@ class Store(Protocol):
     def position(self) -> int:
         """Every changelog record below this offset is in the rows; 0 when nothing is known."""
 
+    @property
+    def size(self) -> int | None:
+        """How many rows there are; None where telling would cost a pass over them."""
+
     def get(self, key: bytes) -> bytes | None:
         """The row, or None."""
 

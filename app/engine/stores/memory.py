@@ -16,6 +16,10 @@ class MemoryStore:
         self.unconfirmed = False
         self.get = self._rows.get
 
+    @property
+    def size(self) -> int:
+        return len(self._rows)
+
     def apply(self, rows: Iterable[tuple[bytes, bytes | None]], position: int | None) -> None:
         mine = self._rows
         # All at once, then what is deleted: most changes are none.

@@ -85,6 +85,11 @@ class RocksStore:
     def position(self) -> int:
         return self._position
 
+    @property
+    def size(self) -> None:
+        """Not known."""
+        return None
+
     def get(self, key: bytes) -> bytes | None:
         row: bytes | None = self._database.get(self._prefix + key)
         return row

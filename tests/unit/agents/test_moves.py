@@ -224,11 +224,29 @@ def test_a_task_behind_the_cut_stops_the_server() -> None:
     async def test(town: Town) -> None:
         send(town, 1)
         town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m", offline=True)
+        while not town.server(HOME).resident.tenants.known(TENANT).frozen:  # type: ignore[attr-defined]
+            town.turn()
+        town.put(NAMES.work, HOME, b"0:99", task("add", "s0"))
+        with pytest.raises(LocalProtocolError, match="is frozen"):
+            town.server(HOME).turn()
+
+    run(test)
+
+
+def test_a_task_where_it_does_not_belong_goes_its_way_again() -> None:
+    """No router sends one; whatever did, it has no place in the order, but its end."""
+
+    async def test(town: Town) -> None:
+        send(town, 1)
+        town.quiet()
         town.order("migrate", TENANT, to=TARGET, id="m")
         town.quiet()
         town.put(NAMES.work, HOME, b"0:99", task("add", "s0"))
-        with pytest.raises(LocalProtocolError, match="at home at server"):
-            town.server(HOME).turn()
+        town.quiet()
+        (event,) = [event for event in town.events() if event["event"] == "task-misplaced"]
+        assert (event["server"], event["to"], event["source"]) == (HOME, TARGET, {"partition": 0, "offset": 99})
+        clean(town, 1, 2)
 
     run(test)
 

@@ -46,7 +46,13 @@ async def cancels_itself(session: Session[Any], payload: Payload) -> None:
     await asyncio.sleep(0)
 
 
+async def later(session: Session[Any], payload: Payload) -> Payload:
+    await asyncio.sleep(0)
+    return payload
+
+
 HANDLERS = {
+    "later": handler(later, asynchronous=True),
     "retry": handler(retry_once),
     "emit": handler(emit),
     "send": handler(send),
@@ -117,6 +123,22 @@ def test_a_new_owner_wakes_the_retries_it_finds() -> None:
     run(test)
 
 
+def test_what_stands_behind_a_retry_that_is_due_at_the_opening_runs_once() -> None:
+    """The retry may be woken before the loop takes up what was running: what follows it is running by then."""
+
+    async def test(bench: ServerBench) -> None:
+        bench.perform(task("retry"), task("later"), task("later"), task("echo"))
+        bench.commit()
+        bench.reopen(died=False)
+        due = bench.server.due()
+        assert due is not None
+        bench.server.on_time(due + 1)
+        await turns()
+        assert [found["source"]["offset"] for found in bench.engine.results()] == [0, 1, 2, 3]
+
+    run(test)
+
+
 def test_no_retry_begins_beside_a_record_on_trial() -> None:
     async def test(bench: ServerBench) -> None:
         bench.perform(task("retry"))
@@ -150,7 +172,7 @@ def test_a_record_on_trial_ends_with_its_commit() -> None:
 
 def test_a_defect_in_what_the_loop_calls_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(bench: ServerBench) -> None:
-        bench.perform(task("retry"))
+        bench.perform(task("later"))
         bench.commit()
         monkeypatch.setattr(protocol, "step", lambda queue, event: 1 / 0)
         bench.reopen(died=False)

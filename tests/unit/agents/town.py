@@ -26,14 +26,15 @@ from app.engine.unit_of_work import Unit
 from app.engine.watchdog import Watchdog
 from app.handlers import Handler
 from app.movers import Mover
+from app.protocol.homes import Seen
 from app.protocol.murmur2 import partition_of
-from tables import handoffs, outcomes, parked, placements, sessions, waiting
+from tables import handoffs, outcomes, parked, placements, sessions, views, waiting
 from tests.unit.agents.workbench import LIMIT, NAMES, Message, Workshop, batch
 
 SOON_S = 0.3
 """A timer that falls due so soon is not waited for."""
 
-ROUTER_TABLES = (placements.NAME, parked.NAME, outcomes.NAME)
+ROUTER_TABLES = (placements.NAME, parked.NAME, outcomes.NAME, views.NAME)
 SERVER_TABLES = (sessions.NAME, waiting.NAME, handoffs.NAME)
 
 
@@ -79,6 +80,7 @@ class Town:
         self.movers = movers
         self.routers = routers
         self.servers = servers
+        self.seen = Seen({"w1": 1, "w2": 1}, ("w1", *["w2"] * (servers - 1)), settled=True)
         self.pool = ThreadPoolExecutor(2)
         self.hosts = [Host(self, "router", number) for number in range(routers)]
         self.hosts += [Host(self, "server", number) for number in range(servers)]
@@ -103,6 +105,16 @@ class Town:
         key = None if tenant is None else tenant.encode()
         partition = 0 if key is None else partition_of(key, self.routers)
         self.put(NAMES.commands, partition, key, json.dumps(record).encode())
+
+    def die(self, worker: str, heir: str) -> None:
+        """A worker dies; another one hosts its servers from now on, and router 0 hears of it."""
+        workers = {name: incarnation for name, incarnation in self.seen.workers.items() if name != worker}
+        hosts = tuple(heir if host == worker else host for host in self.seen.hosts)
+        for number, host in enumerate(self.seen.hosts):
+            if host == worker:
+                self.server(number).restart(died=True)
+        self.seen = Seen(workers, hosts, settled=True)
+        self.router().restart()
 
     def turn(self) -> bool:
         """One turn of every place; did anything happen?"""
@@ -154,6 +166,7 @@ class Host:
         for rows in self.place.rows.values():
             rows.discard()
         self.engine = Workshop()
+        self.engine.suspects.standing.update(self.place.suspicions)
         self.engine.janitor.lags = {}
         self.positions = dict(self.committed)
         self._seen = dict(self.positions)
@@ -167,10 +180,11 @@ class Host:
             names=NAMES,
             routers=town.routers,
             servers=town.servers,
-            up=frozenset(range(town.servers)),
             reader=lambda number: cast("DelayReader", Reader(self)),
             delay_ms=2_000,
             timeout_ms=60_000,
+            seen=lambda: town.seen,
+            rehome_after_ms=0,
             offline=bool(town.movers),
         )
 
@@ -209,9 +223,12 @@ class Host:
         records = self.town.log[topic, self.number][self.positions[topic] :][:most]
         if records:
             found = batch(topic, records)
-            while found.start < len(records):
+            before = -1
+            while before < found.start < len(records):
+                before = found.start
                 self.resident.perform(found, time.monotonic() + 60)
-            self.positions[topic] = found.next_offset
+            done = found.start == len(records)
+            self.positions[topic] = found.next_offset if done else records[found.start].offset()
 
     def commit(self) -> bool:
         """Everything of the open unit is in the log; was there anything?"""
@@ -239,9 +256,14 @@ class Host:
         self.resident.after_commit({(topic, self.number): at for topic, at in self.committed.items()})
         return happened
 
-    def restart(self) -> None:
-        """The host dies; another one takes the place over."""
+    def restart(self, *, died: bool = False) -> None:
+        """The host dies; another one takes the place over, and is told of the death if it is to be vigilant."""
+        # Who dies withdraws nothing.
+        self.engine.failing = died
         self.resident.close()
+        self.place.owner_died = died
+        self.place.suspicions = dict(self.engine.suspects.standing)
+        self.place.ends = {where: len(self.town.log[where]) for where in self.place.partitions} if died else {}
         self.open()
 
     def rows(self, table: str) -> dict[bytes, bytes]:

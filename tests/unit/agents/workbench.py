@@ -24,9 +24,10 @@ from app.engine.unit_of_work import Unit
 from app.engine.watchdog import Watchdog
 from app.errors import UnavailableError
 from app.handlers import Handler
+from app.protocol.homes import Seen
 from app.settings import INTERNAL_SLACK_BYTES
 from app.topics import Names
-from tables import handoffs, outcomes, parked, placements, sessions, waiting
+from tables import handoffs, outcomes, parked, placements, sessions, views, waiting
 
 LIMIT = 100_000
 NAMES = Names("ns")
@@ -197,17 +198,17 @@ def make_router(routers: int = 1) -> tuple[Router, Workshop]:
     engine = Workshop()
     kind = PlaceKind("router", routers, (NAMES.tasks, NAMES.commands, NAMES.delay), {})
     place = Place(kind, 0, "router-0", committed={(NAMES.delay, 0): Committed(0, None)})
-    for name in (placements.NAME, parked.NAME, outcomes.NAME):
+    for name in (placements.NAME, parked.NAME, outcomes.NAME, views.NAME):
         place.rows[name] = Rows(MemoryStore(), NAMES.changelog(name), 0)
     context = RouterContext(
         engine=cast("Engine", engine),
         names=NAMES,
         routers=routers,
         servers=2,
-        up=frozenset({0, 1}),
         reader=lambda number: cast("DelayReader", Log()),
         delay_ms=2_000,
         timeout_ms=60_000,
+        seen=lambda: Seen({"w1": 1}, ("w1", "w1"), settled=True),
     )
     return Router(context, place), engine
 

@@ -42,6 +42,17 @@ def test_a_new_host_goes_on_from_the_rows() -> None:
     assert held.counts(0) == {1: 2}
 
 
+def test_it_tells_what_is_first_of_what_it_holds() -> None:
+    held = Held()
+    for source in (1, 1, 2):
+        held.hold(0, source, name=X, size=1)
+    assert (held.lines(), held.first(0, 1)) == ([(0, 1), (0, 2)], 1)
+    held.leave(0, 1, 1, name=X, size=1)
+    assert held.first(0, 1) == 2
+    held.leave(0, 1, 2, name=X, size=1)
+    assert held.lines() == [(0, 2)]
+
+
 def test_only_the_first_leaves() -> None:
     held = Held()
     held.hold(0, 1, name=X, size=10)

@@ -6,7 +6,7 @@ import pytest
 
 from app.protocol import markers
 from app.protocol.control import KEYS, Control, decode_control, encode, is_order
-from app.protocol.markers import Closed, HandedOff, Leaving, Marker, View, ViewClosed
+from app.protocol.markers import Closed, HandedOff, Leaving, Look, Marker, View, ViewClosed
 
 RECORDS = [
     View(7, (1,), (1,), (), ((1, "w2"),)),
@@ -15,6 +15,7 @@ RECORDS = [
     HandedOff(7, 0, 1, 2, 3, "ab"),
     Closed(2, 7),
     Leaving("w1", 5),
+    Look("w1/5/1"),
 ]
 
 

@@ -17,7 +17,10 @@ from app.protocol.suspects import (
     Decision,
     Suspicion,
     Trust,
+    about,
     carry,
+    held_key,
+    of_held,
     progress,
     stream_key,
     takeover,
@@ -115,6 +118,14 @@ def test_a_record_that_runs_on_as_a_waiting_task_keeps_its_count() -> None:
 def test_keys() -> None:
     assert stream_key(3) == b"server/3"
     assert waiting_key(3, b"acme\x00s", 17) == b"server/3/61636d650073/17"
+    assert held_key(3, 1, 5) == b"server/3/held/1/5"
+
+
+def test_what_stands_about_held_tasks_is_told_from_the_rest() -> None:
+    keys = [stream_key(3), waiting_key(3, b"held", 1), held_key(3, 0, 1), held_key(3, 1, 1), held_key(33, 0, 1)]
+    found = dict.fromkeys(keys, b"x")
+    assert list(about(3, found)) == keys[:4]
+    assert list(of_held(3, found)) == keys[2:4]
 
 
 def test_the_stored_form_is_the_released_one() -> None:

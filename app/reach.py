@@ -1,0 +1,76 @@
+"""Why a cluster cannot be used: nobody answers there, or somebody does and refuses this client.
+
+Librdkafka treats a refused login like a broker that is down: it tries again until the call's time is over, and the
+reason goes to a callback. So after such a call, one more connection is made whose callback is listened to.
+"""
+
+import time
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from app.errors import BrokerUnreachableError, ConfigurationError, HoldfastError
+from app.settings import Settings, kafka_config, require_bootstrap
+
+PROBE_S: Final = 3.0
+"""How long the connection that asks why may take."""
+
+NO_ANSWER: Final = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+"""Errors after which nothing is known about the cluster."""
+
+_POLL_S: Final = 0.05
+_LOGIN: Final = "check HOLDFAST_SASL_USERNAME, HOLDFAST_SASL_PASSWORD and HOLDFAST_SASL_MECHANISM"
+_CIPHER: Final = "check HOLDFAST_SECURITY_PROTOCOL, HOLDFAST_SSL_CA_LOCATION and the client's certificate"
+_CLOSED: Final = "it takes the connection and closes it: check HOLDFAST_SECURITY_PROTOCOL, or start it anew"
+
+
+def unreachable(settings: Settings, detail: str) -> HoldfastError:
+    """Return the error for a cluster that did not answer, after a look at why.
+
+    Args:
+        settings: of the client that got no answer.
+        detail: what the library said, in one line.
+
+    Returns:
+        :exc:`ConfigurationError` when a broker answers and refuses the login or the encryption,
+        :exc:`BrokerUnreachableError` otherwise.
+    """
+    bootstrap = require_bootstrap(settings)
+    heard = _listen(settings)
+    for error in heard:
+        text = " ".join(error.str().split())
+        if error.code() == KafkaError._AUTHENTICATION:
+            return ConfigurationError(f"the brokers at {bootstrap} refuse the login ({text}): {_LOGIN}")
+        # With TLS 1.3 a client learns after its handshake that its certificate was not taken.
+        if error.code() == KafkaError._SSL or "SSL handshake failed" in text or "SSL alert" in text:
+            return ConfigurationError(f"no secure connection to the brokers at {bootstrap} ({text}): {_CIPHER}")
+    # Librdkafka says nothing about a connection that was closed without a word, as TLS listeners close plain ones.
+    if [error.code() for error in heard] == [KafkaError._ALL_BROKERS_DOWN]:
+        return BrokerUnreachableError(bootstrap, detail, advice=_CLOSED)
+    return BrokerUnreachableError(bootstrap, detail)
+
+
+def _listen(settings: Settings) -> list[KafkaError]:
+    """What is said while a new client tries to connect, until it has tried all brokers or one refuses it."""
+    heard: list[KafkaError] = []
+    options: dict[str, Any] = {**kafka_config(settings), "log_level": 0, "error_cb": heard.append}
+    try:
+        probe = AdminClient(options)
+    except KafkaException:
+        return []
+    ends = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._ALL_BROKERS_DOWN)
+    deadline = time.monotonic() + PROBE_S
+    while time.monotonic() < deadline and not any(error.code() in ends for error in heard):
+        probe.poll(_POLL_S)
+    return heard

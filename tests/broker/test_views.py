@@ -1,0 +1,195 @@
+"""Workers that die and return: their servers fail and come home, every session where its key says, account clean."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from app.protocol.placement import home_of, route
+from tests.support.cluster import Workers, wait_for
+from tests.support.job import settle, when_sent
+from tests.support.load import Load, Plan
+from tests.support.moves import Mover
+from tests.support.revival import revived
+from tests.support.views import SERVERS, certified, closed, everywhere, settled
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def mover(workers: Workers) -> Iterator[Mover]:
+    with Mover(workers.config, workers.namespace) as made:
+        yield made
+
+
+def traffic(
+    workers: Workers,
+    *,
+    rate: float = 500,
+    sessions: int = 2_000,
+    tenants: int = 200,
+    types: tuple[str, ...] = ("chain.link",),
+) -> Load:
+    """Tasks that go on until the test stops them."""
+    plan = Plan(tasks=int(rate * 120), tenants=tenants, sessions=sessions, rate=rate, types=types)
+    load = Load(workers.config, workers.namespace, plan).start()
+    when_sent(load, 1_500)
+    return load
+
+
+def finish(workers: Workers, load: Load, *, more: int = 500) -> None:
+    when_sent(load, load.acknowledged + more)
+    load.stop()
+    settle(workers, load)
+
+
+def names(mover: Mover, *wanted: str) -> list[str]:
+    """The events of these names, in their order."""
+    mover.poll()
+    return [event["event"] for event in mover.events if event["event"] in wanted]
+
+
+def in_order(mover: Mover, view: int) -> None:
+    """The sequence of the patents: detected, marked, drained to the marker, closed; everybody normal."""
+    of_view = [event for event in mover.events if event.get("view") == view or event["event"] == "worker-lost"]
+    order = [event["event"] for event in of_view]
+    assert order[0] == "worker-lost"
+    for failed in (event["server"] for event in of_view if event["event"] == "server-failed"):
+        steps = [
+            order.index("worker-lost"),
+            next(n for n, e in enumerate(of_view) if e["event"] == "server-failed" and e["server"] == failed),
+            order.index("marker-published"),
+            next(n for n, e in enumerate(of_view) if e["event"] == "marker-reached" and e["server"] == failed),
+            next(n for n, e in enumerate(of_view) if e["event"] == "server-closed" and e["server"] == failed),
+            order.index("server-normal"),
+        ]
+        assert steps == sorted(steps), (failed, order)
+        assert any(e["event"] == "stream-opened" and e["server"] == failed for e in mover.events)
+    assert all(n > order.index("marker-published") for n, name in enumerate(order) if name == "stream-held")
+
+
+WAITS = ("chain.link", "chain.link", "chain.link", "chain.async", "chain.retry")
+"""Two in five tasks wait: they run aside, or are retried."""
+
+
+@pytest.mark.settings(rehome_after=0)
+def test_a_worker_dies_and_returns(workers: Workers, mover: Mover) -> None:
+    """Killed under load: its servers fail, their sessions spread over the survivors, and all come home with it."""
+    first, _, third = workers.start_ready("w1", "w2", "w3")
+    homes = settled(first, ("w1", "w2", "w3"))
+    load = traffic(workers)
+    third.kill9()
+    lost = mover.wait("worker-lost", worker="w3")
+    assert lost["servers"] == homes["w3"]
+    ends = closed(mover, 1)
+    in_order(mover, 1)
+    up = set(range(SERVERS)) - set(homes["w3"])
+    spread = certified(ends)
+    even = sum(spread.values()) / len(up)
+    assert set(spread) == up
+    assert all(abs(rows - even) <= 0.2 * even for rows in spread.values()), spread
+    assert {event["server"] for event in ends if event["event"] == "server-closed"} == set(homes["w3"])
+    when_sent(load, load.acknowledged + 500)
+    shown = first.get("/api/sessions/t0003/s00003")[1]
+    assert shown["server"] == route("t0003", "s00003", shown["home"], frozenset(up))
+    workers.start_ready("w3")
+    ends = closed(mover, 2)
+    assert {event["server"] for event in ends if event["event"] == "server-restored"} == set(homes["w3"])
+    certified(ends)
+    finish(workers, load)
+    everywhere(workers, range(SERVERS))
+    assert names(mover, "worker-lost", "server-failed") == ["worker-lost", *["server-failed"] * len(homes["w3"])]
+    assert first.get("/api/status")[1]["view"] == 2
+
+
+@pytest.mark.settings(rehome_after=0)
+def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover) -> None:
+    """An operator fails a server; it stays down through a rolling restart, a join and a leave, until it is restored."""
+    current = dict(zip(("w1", "w2"), workers.start_ready("w1", "w2"), strict=True))
+    settled(current["w1"], ("w1", "w2"))
+    load = traffic(workers, rate=300, types=WAITS)
+    order = mover.order("fail-server", server=3)
+    ended = mover.end(order)
+    assert (ended["event"], ended["view"], ended["server"]) == ("server-closed", 1, 3)
+    assert mover.end(mover.order("fail-server", server=3))["reason"] == "server-down"
+    assert mover.end(mover.order("restore-server", server=4))["reason"] == "server-up"
+    assert mover.end(mover.order("fail-server", server=99))["reason"] == "unknown-server"
+    assert mover.end(mover.order("forget-worker", worker="w9"))["reason"] == "unknown-worker"
+    assert mover.end(mover.order("forget-worker", worker="w1"))["reason"] == "worker-alive"
+    current["w3"] = workers.start_ready("w3")[0]
+    settled(current["w3"], current)
+    for name in ("w1", "w2"):
+        assert current[name].sigterm() == 0
+        current[name] = workers.start_ready(name)[0]
+        settled(current[name], current)
+    assert current.pop("w3").sigterm() == 0
+    settled(current["w1"], current)
+    status = wait_for(lambda: current["w1"].get("/api/status")[1], 10, "status")
+    assert [entry["server"] for entry in status["servers"] if not entry["up"]] == [3]
+    ended = mover.end(mover.order("restore-server", server=3))
+    assert (ended["event"], ended["view"]) == ("server-restored", 2)
+    finish(workers, load)
+    everywhere(workers, range(SERVERS))
+    assert names(mover, "worker-lost", "server-failed") == ["server-failed"]
+
+
+@pytest.mark.settings(rehome_after=0)
+def test_workers_die_while_sessions_move(workers: Workers, mover: Mover) -> None:
+    """Every worker dies once in the middle of it; whatever follows, all is at home again in the end."""
+    with revived(workers, ("w1", "w2", "w3"), "view-takes") as died:
+        load = traffic(workers, rate=300, types=WAITS)
+        workers.all[2].kill9()
+        wait_for(lambda: len(died) > 1, 60, "somebody dies at the point")
+        mover.until(lambda: calm(workers), "all servers are up and every view is closed", 90)
+        finish(workers, load)
+        everywhere(workers, range(SERVERS))
+
+
+@pytest.mark.settings(rehome_after=0)
+def test_a_frozen_worker_comes_back_as_a_stranger(workers: Workers, mover: Mover) -> None:
+    """SIGSTOP through the failover, SIGCONT after it: nothing of what it had begun counts."""
+    first, _, third = workers.start_ready("w1", "w2", "w3")
+    settled(first, ("w1", "w2", "w3"))
+    load = traffic(workers, types=WAITS)
+    third.sigstop()
+    mover.wait("worker-lost", worker="w3")
+    closed(mover, 1)
+    when_sent(load, load.acknowledged + 300)
+    third.sigcont()
+    closed(mover, 2)
+    finish(workers, load)
+    everywhere(workers, range(SERVERS))
+    assert third.running
+
+
+@pytest.mark.settings(rehome_after=0)
+def test_a_tenant_that_moves_when_its_server_fails_stays(workers: Workers, mover: Mover) -> None:
+    """The view ends the migration; the tenant's sessions go where their order says, its parked tasks with them."""
+    first = workers.start_ready("w1", "w2")[0]
+    settled(first, ("w1", "w2"))
+    load = traffic(workers, sessions=400, tenants=20)
+    home = home_of(b"t0003", None, SERVERS)
+    moved = mover.migrate("t0003", (home + 1) % SERVERS, offline=True)
+    failed = mover.order("fail-server", server=home)
+    ended = mover.end(moved)
+    assert mover.end(failed)["event"] == "server-closed"
+    if ended["event"] == "migration-failed":
+        assert ended["reason"] == "view-change"
+    assert mover.end(mover.migrate("t0003", (home + 2) % SERVERS))["event"] in (
+        "command-rejected",
+        "migration-succeeded",
+    )
+    assert mover.end(mover.order("restore-server", server=home))["event"] == "server-restored"
+    finish(workers, load)
+
+
+def calm(workers: Workers) -> bool:
+    """All servers are up, the last view is closed, and nothing is held or on its way."""
+    for worker in (worker for worker in workers.running if not worker.url):
+        with suppress(AssertionError):
+            worker.wait_ready(0.05)
+    running = [worker for worker in workers.running if worker.url]
+    status = running[0].get("/api/servers")[1] if running else None
+    if not isinstance(status, dict) or len(running) < 3:
+        return False
+    return all(entry["up"] and entry["aligning"] is None and not entry["held"] for entry in status["servers"])
