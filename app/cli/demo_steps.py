@@ -61,6 +61,11 @@ def _expect(event: Event, name: str) -> dict[str, object]:
     return found
 
 
+def _parked(done: dict[str, object]) -> str:
+    count = int(str(done["parked"]))
+    return f"{count} were parked and released in order" if count else "none came meanwhile"
+
+
 def _homes(stage: Stage) -> dict[str, int]:
     """The home server of each tenant that has been heard of."""
     return {stage.traffic.tenant_of(session): server for session, server in stage.watch.homes.copy().items()}
@@ -77,8 +82,7 @@ def move(stage: Stage) -> None:
         done = _expect(order(stage, "migrate", tenant=tenant, to=to), "migration-succeeded")
         stage.pause_ms = int(str(done["pause_ms"]))
         step.outcome = (
-            f"{done['rows']} rows moved and compared by checksum; its tasks waited {stage.pause_ms} ms, "
-            f"{done['parked']} of them were parked and released in order"
+            f"{done['rows']} rows moved and compared by checksum; its tasks waited {stage.pause_ms} ms, {_parked(done)}"
         )
 
 
@@ -93,8 +97,7 @@ def fail_to_move(stage: Stage) -> None:
         event = order(stage, "migrate", tenant=tenant, to=to, max_pause=TOO_SHORT_S)
         done = _expect(event, "migration-failed")
         step.outcome = (
-            f"refused ({done['reason']}); {done['parked']} parked tasks went back in order, "
-            f"to server {homes[tenant]}, where {tenant} still is"
+            f"refused ({done['reason']}); {_parked(done)}, at server {homes[tenant]}, where {tenant} still is"
         )
 
 
