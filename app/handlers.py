@@ -30,6 +30,9 @@ from app.records import TYPE_MAX_CHARS, valid_name, valid_type
 RETRY_S_MAX = 7 * 86_400
 """A retry falls due after a week at the latest."""
 
+RESERVED = "holdfast."
+"""Begins the types that workers perform themselves."""
+
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 State = TypeVar("State")
@@ -162,7 +165,11 @@ def handler(type: str, *, blocking: bool = False) -> Callable[[Function], Functi
 
     ``def`` runs in the worker's main thread, which is the fastest; ``async def`` as an asyncio task;
     ``blocking=True`` in a thread pool. The last two let other sessions go on meanwhile.
+
+    Raises ConfigurationError for a type that begins with :data:`RESERVED`.
     """
+    if type.startswith(RESERVED):
+        raise ConfigurationError(f"handler {type!r}: types that begin with {RESERVED!r} are Holdfast's own; rename it")
 
     def register(function: Function) -> Function:
         state_model, payload_model = _models(function)

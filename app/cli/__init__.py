@@ -25,6 +25,8 @@ class _Commands(LazyGroup):
         "up": ("app.cli.up", "up"),
         "worker": ("app.cli.worker", "worker"),
         "demo": ("app.cli.demo", "demo"),
+        "canary": ("app.cli.canary", "canary"),
+        "drill": ("app.cli.drill", "drill"),
         "topics": ("app.cli.topics", "topics"),
         "send": ("app.cli.send", "send"),
         "transfer": ("app.cli.transfer", "transfer"),

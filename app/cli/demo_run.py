@@ -1,56 +1,38 @@
-"""A run of the demo: a cluster, traffic, a worker killed with -9, and the account of every task."""
+"""A run of the demo: a cluster, traffic, everything that may happen to it, and the account of every task."""
 
+import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from typing import Final
 
 from app import topics
-from app.cli.demo_show import Show, Snapshot, WorkerLine
-from app.cli.demo_traffic import Traffic, Watch
+from app.cli import demo_steps
+from app.cli.demo_show import Show, Snapshot
+from app.cli.demo_stage import Stage
+from app.cli.demo_story import Story
+from app.cli.demo_traffic import Traffic, Watch, tenants_of
+from app.cli.demo_work import Exchange
+from app.cli.ending import Ending
 from app.cli.supervisor import Cluster
 from app.cli.worker_process import Change
+from app.errors import HoldfastError
 from app.observe.account import Account
 from app.observe.reading import read_account
 from app.settings import Settings, kafka_config
 from app.topics import Names
+from app.web.proxy import Proxy
+from app.web.server import ServerThread
 
 WORKERS: Final = 3
-RATE_PER_S: Final = 250.0
-KILL_AT: Final = 0.4
-"""When the worker is killed, as a share of the time of the traffic."""
+RATE_PER_S: Final = 300.0
+DRAIN_S: Final = 30.0
+SWIFT_MS: Final = 120.0
+WARM_S: Final = 8.0
+"""What is cold is slow at first: it is given so long to answer within :data:`SWIFT_MS`."""
 
-REPLACE_AFTER_S: Final = 3.0
-"""The others have taken over by then; the replacement joins a cluster that works."""
-
-DRAIN_S: Final = 60.0
 ACCOUNT_S: Final = 60.0
-_TICK_S: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the demo found. ``takeover_ms``: from the kill to the next result of a session that was there."""
-
-    account: Account
-    takeover_ms: int | None
-    problems: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is right."""
-        return self.account.ok and self.takeover_ms is not None and not self.problems
-
-    def as_json(self) -> dict[str, Any]:
-        """The last line of `--json`."""
-        counts = ("sent", "performed", "failed", "lost", "doubled", "out_of_order", "gaps")
-        return {
-            "ok": self.ok,
-            **{name: getattr(self.account, name) for name in counts},
-            "pause_ms": None,
-            "takeover_ms": self.takeover_ms,
-        }
 
 
 class Demo:
@@ -58,93 +40,124 @@ class Demo:
 
     Args:
         settings: with an empty ``bootstrap`` an embedded broker is started in the state directory.
-        seconds: how long there is traffic.
+        seconds: how long there is traffic at least.
         show: told what happens.
+        ending: told when the tidying up begins.
     """
 
-    def __init__(self, settings: Settings, seconds: float, show: Show) -> None:
+    def __init__(self, settings: Settings, seconds: float, show: Show, ending: Ending) -> None:
+        self._settings = settings
         self._seconds = seconds
         self._show = show
+        self._ending = ending
         self._cluster = Cluster(settings, WORKERS, on_change=self._changed)
         self._names = Names(settings.namespace)
-        self._problems: list[str] = []
-        self._ending = False
-        self._foreign = bool(settings.bootstrap)
+        self._quiet = False
+        steps = demo_steps.steps(settings.servers, tenants_of(settings.servers) * settings.servers)
+        self._stage = Stage(self._cluster, settings.state_dir, show, steps, seconds)
 
-    def run(self) -> Outcome:
-        """Run it.
+    def run(self, opened: Callable[[str], None]) -> Story:
+        """Run it; ``opened`` is called with the console's address once all are ready.
 
         Raises:
             HoldfastError: the cluster could not be started, or the account not be read.
         """
-        broker = self._cluster.settings.bootstrap or "an embedded broker"
-        self._show.event(f"starting {WORKERS} workers on {broker}")
-        with self._cluster:
-            self._show.event(f"Kafka at {self._cluster.bootstrap}, workers are ready")
-            with self._traffic() as (traffic, watch):
-                takeover_s = self._kill(traffic, watch)
-                self._until(self._seconds, traffic, watch, "traffic")
-                traffic.stop()
-                self._drain(traffic, watch)
-            self._problems += traffic.refused[:1]
-            account = self._read(traffic)
-            self._ending = True
-        if self._foreign:
-            topics.delete(topics.connect(self._cluster.settings), self._cluster.settings)
-        milliseconds = None if takeover_s is None else round(takeover_s * 1000)
-        return Outcome(account, milliseconds, tuple(self._problems))
+        with ExitStack() as stack:
+            if self._settings.bootstrap:
+                stack.callback(self._delete)
+            console = self._start(stack)
+            opened(console)
+            with self._traffic():
+                self._play()
+            return self._story(self._accounted())
+
+    def _start(self, stack: ExitStack) -> str:
+        """Start everything; return the address of the console."""
+        step, begun = self._stage.steps[0], time.monotonic()
+        self._stage.enter(step)
+        self._show.update(Snapshot(step.key, 0.0, 0, 0, 0, (), self._stage.steps))
+        stack.enter_context(self._cluster)
+        console = stack.enter_context(self._front())
+        # It is called first of all, and what follows it is the end of all processes.
+        stack.callback(self._ends)
+        step.outcome = f"ready after {time.monotonic() - begun:.1f} s; Kafka at {self._cluster.bootstrap}"
+        step.state = "done"
+        self._show.step(1, step)
+        return console
+
+    def _play(self) -> None:
+        stage, watch, traffic = self._stage, self._stage.watch, self._stage.traffic
+        with stage.step("traffic") as step:
+            stage.wait(lambda: len(watch.host) == stage.cluster.settings.servers, "results of every server")
+            warm_until = stage.now_s + WARM_S
+            stage.wait(lambda: stage.median_ms() < SWIFT_MS or stage.now_s > warm_until, "a swift answer")
+            stage.calm()
+            step.outcome = f"{watch.results:,} tasks answered, each after about {stage.median_ms():.0f} ms"
+        if not stage.problems:
+            self._happen()
+        while stage.now_s < self._seconds:
+            stage.tick()
+        traffic.stop()
+        deadline = time.monotonic() + DRAIN_S
+        while watch.results < traffic.acknowledged and time.monotonic() < deadline:
+            stage.tick()
+        stage.problems += traffic.refused[:1]
+
+    def _happen(self) -> None:
+        stage = self._stage
+        # Its programs take their time to start: they do so while tenants move.
+        exchange = Exchange(stage.cluster.settings)
+        try:
+            demo_steps.move(stage)
+            stage.calm()
+            demo_steps.fail_to_move(stage)
+            stage.calm()
+            demo_steps.kill(stage, exchange)
+        finally:
+            exchange.stop()
+        stage.calm()
+        demo_steps.fail(stage)
 
     @contextmanager
-    def _traffic(self) -> Iterator[tuple[Traffic, Watch]]:
-        config = kafka_config(self._cluster.settings)
-        traffic = Traffic(config, self._names, RATE_PER_S)
-        watch = Watch(config, self._names, self._cluster.settings.routers)
-        self._begun = time.monotonic()
-        watch.start()
-        traffic.start()
+    def _front(self) -> Iterator[str]:
+        front = ServerThread(Proxy(self._cluster.urls).application(), self._settings.host, 0, name="front")
+        url = front.start()
         try:
-            yield traffic, watch
+            yield url
+        finally:
+            front.stop()
+
+    @contextmanager
+    def _traffic(self) -> Iterator[None]:
+        config = kafka_config(self._cluster.settings)
+        traffic = Traffic(config, self._names, RATE_PER_S, self._cluster.settings.servers)
+        watch = Watch(config, self._names, self._cluster.settings.routers, traffic)
+        self._stage.begin(traffic, watch)
+        traffic.start()
+        watch.start()
+        try:
+            yield
         finally:
             traffic.stop()
             watch.stop()
 
-    def _kill(self, traffic: Traffic, watch: Watch) -> float | None:
-        """Kill the worker that hosts most servers, and replace it."""
-        self._until(self._seconds * KILL_AT, traffic, watch, "traffic")
-        servers: dict[str, int] = {}
-        for host in watch.host.values():
-            servers[host] = servers.get(host, 0) + 1
-        if not servers:
-            self._problems.append("no task was performed before the kill")
-            return None
-        name = max(servers, key=lambda host: servers[host])
-        pid = self._cluster.kill(name)
-        watch.expect_takeover(name, traffic.sent)
-        self._show.event(f"kill -9 of {name}, which hosted {servers[name]} servers", worker=name, pid=pid)
-        replace_at = time.monotonic() - self._begun + REPLACE_AFTER_S
-        self._until(replace_at, traffic, watch, f"{name} is dead")
-        self._cluster.start_worker(name, timeout=None)
-        while watch.takeover_s is None and time.monotonic() - self._begun < self._seconds + DRAIN_S:
-            self._tick(traffic, watch, f"{name} is dead")
-        if watch.takeover_s is not None:
-            self._show.event(f"its sessions went on after {watch.takeover_s:.2f} s")
-        else:
-            self._problems.append(f"the sessions of {name} did not go on")
-        return watch.takeover_s
+    def _accounted(self) -> Account:
+        with self._stage.step("account") as step:
+            account = self._read()
+            if not account.ok:
+                raise HoldfastError(str(account).partition("\n")[0])
+            step.outcome = f"each of the {account.sent:,} tasks took effect once, in the order of its session"
+        return account
 
-    def _drain(self, traffic: Traffic, watch: Watch) -> None:
-        deadline = time.monotonic() + DRAIN_S
-        while watch.results < traffic.acknowledged and time.monotonic() < deadline:
-            self._tick(traffic, watch, "the last tasks")
-
-    def _read(self, traffic: Traffic) -> Account:
+    def _read(self) -> Account:
         """Compare tasks and results, record by record."""
+        traffic = self._stage.traffic
 
         def progress(seen: int, left: int) -> None:
             share = seen / max(1, seen + left)
-            self._show.update(Snapshot("account", share, traffic.sent, traffic.acknowledged, 0))
+            counts = (traffic.sent, self._stage.watch.performed, self._stage.watch.failed)
+            self._show.update(Snapshot("account", share, *counts, (), self._stage.steps))
 
-        self._show.event("reading the account")
         account = read_account(
             kafka_config(self._cluster.settings),
             self._names.namespace,
@@ -152,33 +165,48 @@ class Demo:
             progress=progress,
         )
         if account.sent != traffic.acknowledged:
-            self._problems.append(f"{traffic.acknowledged} tasks were confirmed, {account.sent} are in the topic")
+            self._stage.problems.append(f"{traffic.acknowledged} tasks were confirmed, {account.sent} are in the topic")
         return account
 
-    def _until(self, seconds: float, traffic: Traffic, watch: Watch, phase: str) -> None:
-        while time.monotonic() - self._begun < seconds:
-            self._tick(traffic, watch, phase)
-
-    def _tick(self, traffic: Traffic, watch: Watch, phase: str) -> None:
-        hosts: dict[str, list[int]] = {}
-        for server, host in sorted(watch.host.items()):
-            hosts.setdefault(host, []).append(server)
-        lines = tuple(
-            WorkerLine(
-                worker.name,
-                worker.pid,
-                worker.state,
-                tuple(hosts.get(worker.name, ())),
-                watch.by_worker.get(worker.name, 0),
-            )
-            for worker in self._cluster.workers
+    def _story(self, account: Account) -> Story:
+        stage, watch = self._stage, self._stage.watch
+        return Story(
+            account=account,
+            steps=stage.steps,
+            tasks=watch.tasks,
+            homes=watch.homes,
+            servers=self._cluster.settings.servers,
+            seconds=max(stage.now_s if not watch.tasks else max(task.at_s for task in watch.tasks), 1.0),
+            problems=tuple(stage.problems),
+            takeover_ms=stage.takeover_ms,
+            pause_ms=stage.pause_ms,
+            facts=self._facts(),
         )
-        done = (time.monotonic() - self._begun) / self._seconds
-        self._show.update(Snapshot(phase, done, traffic.sent, watch.performed, watch.failed, lines))
-        time.sleep(_TICK_S)
+
+    def _facts(self) -> dict[str, str]:
+        kafka = "of its own, one node" if self._cluster.kafka else self._cluster.bootstrap
+        return {
+            "Command": f"holdfast demo --seconds {self._seconds:g}",
+            "When": time.strftime("%Y-%m-%d %H:%M %Z"),
+            "Holdfast": version("holdfast"),
+            "Kafka": kafka,
+            "Machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "Traffic": f"{RATE_PER_S:g} tasks a second, {WORKERS} workers, {self._cluster.settings.servers} servers",
+        }
+
+    def _ends(self) -> None:
+        self._quiet = True
+        self._ending.begin()
+
+    def _delete(self) -> None:
+        """Leave nothing on a broker that others use."""
+        try:
+            topics.delete(topics.connect(self._settings), self._settings)
+        except HoldfastError as error:
+            self._show.event(f"topics of {self._settings.namespace} may be left: {error}")
 
     def _changed(self, change: Change) -> None:
-        if self._ending or (change.state == "started" and change.note):
+        if self._quiet or (change.state == "started" and change.note):
             return
         self._show.event(
             f"{change.worker} (process {change.pid}) {change.state}",

@@ -35,6 +35,21 @@ class Moment(click.ParamType):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+class Span(click.ParamType):
+    """A time that something takes, in seconds: 8, 8s, 1.5m, 2h, 7d."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds above 0, or fail with what is allowed."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
+        if not found or float(found[1]) == 0:
+            self.fail(f"{value!r}: use 8s, 1.5m, 2h or 7d", param, ctx)
+        return float(found[1]) * _UNITS[found[2] or "s"]
+
+
 def read(
     settings: Settings,
     topic: str,

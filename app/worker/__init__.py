@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from app import handlers, rights, topics
+from app import canary, handlers, rights, topics
 from app.errors import HoldfastError
 from app.settings import Settings
 from app.worker.composition import Worker
@@ -45,7 +45,7 @@ def run(
     """
     sys.setswitchinterval(SWITCH_S)
     try:
-        worker = Worker(settings, name, handlers.load(settings.handlers))
+        worker = Worker(settings, name, handlers.load(settings.handlers) | canary.HANDLERS)
         admin = topics.connect(settings)
         topics.ensure(admin, settings)
         rights.require_worker(admin, settings)

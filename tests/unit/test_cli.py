@@ -53,6 +53,9 @@ def test_the_commands_are_those_of_the_contract() -> None:
         ("dead-letters", "list"),
         ("dead-letters", "replay"),
         ("events",),
+        ("canary",),
+        ("drill",),
+        ("demo",),
         ("doctor",),
     }
 
@@ -99,6 +102,10 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
         ["dead-letters", "list", "--since", "yesterday"],
         ["up", "--workers", "0"],
         ["worker"],
+        ["canary", "--tenant", "a/b"],
+        ["canary", "--for", "0s"],
+        ["drill"],
+        ["drill", "--kill", "w1", "--freeze", "w2"],
         ["status", "--no-such-option"],
         # Settings: none, wrong, unknown.
         ["status"],
@@ -123,6 +130,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], capsys: p
         ["topics", "check"],
         ["dead-letters", "list"],
         ["events"],
+        ["canary"],
+        ["drill", "--kill", "w1"],
     ],
     ids=" ".join,
 )

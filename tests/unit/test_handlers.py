@@ -11,7 +11,7 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from app import handlers
+from app import canary, handlers
 from app.errors import ConfigurationError
 from app.handlers import RETRY_S_MAX, Handler, Retry, Session, handler
 
@@ -206,6 +206,22 @@ def test_two_modules_with_one_type_are_told_as_such(module: Callable[[str, str],
     module("two_handlers", ADDER.format(type="cart.add", name="add"))
     with pytest.raises(ConfigurationError, match=r"one_handlers\.add and two_handlers\.add"):
         handlers.load(["one_handlers", "two_handlers"])
+
+
+def test_the_types_of_holdfast_itself_are_reserved() -> None:
+    with pytest.raises(ConfigurationError, match=r"'holdfast\.mine'.*rename"):
+        handler("holdfast.mine")
+    assert all(known.type.startswith("holdfast.") for known in canary.HANDLERS.values())
+
+
+def test_the_canary_is_told_what_came_before_it() -> None:
+    session: Session[dict[str, Any]] = Session("acme", "one", 0, "1", 1, {})
+    function = canary.HANDLERS[canary.TYPE].function
+    assert function(session, {"number": canary.ASK, "run": "a"}) == {"previous": 0, "run": ""}
+    assert session.state == {}
+    assert function(session, {"number": 1, "run": "a"}) == {"previous": 0, "run": ""}
+    assert function(session, {"number": 2, "run": "b"}) == {"previous": 1, "run": "a"}
+    assert function(session, {"number": canary.ASK, "run": "c"}) == {"previous": 2, "run": "b"}
 
 
 # -- retry --------------------------------------------------------------------------------------------------------
