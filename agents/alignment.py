@@ -41,8 +41,6 @@ RESUMED_AT_ONCE = 500
 ROUTERS_MAX = 50_000
 """Tenants whose router is remembered."""
 
-SECONDS_KEPT = 1_000
-
 
 class Memory(Performer, Protocol):
     """The sessions in a server's memory, as views see them."""
@@ -232,9 +230,7 @@ class Alignment:
             return
         self._write(self._context.names.commands, 0, notice.record)
         if self._since is not None:
-            seconds = self._context.rehomed.seconds
-            seconds.append(time.monotonic() - self._since)
-            del seconds[:-SECONDS_KEPT]
+            self._context.rehomed.seconds.observe(time.monotonic() - self._since)
         self._since = None
         self._told_full = False
         self._context.engine.hurry()

@@ -10,6 +10,7 @@ import orjson
 from app.engine.announcements import Announcements
 from app.engine.engine import Engine
 from app.engine.janitor import EmitLimit
+from app.engine.tally import Histogram
 from app.engine.watchdog import Watchdog
 from app.handlers import Handler, Session
 from app.movers import Mover
@@ -32,15 +33,22 @@ class Copied:
     bytes_in: int = 0
 
 
+ALIGNMENT_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Bounds of the histogram of alignments, in seconds."""
+
+
 @dataclass(slots=True)
 class Rehomed:
-    """What views have moved on a worker's servers since its start; ``seconds``: how long the last alignments took."""
+    """What views have moved on a worker's servers since its start.
+
+    ``seconds``: how long alignments took, from the first marker of a view until the stream was in order again.
+    """
 
     rows_out: int = 0
     rows_in: int = 0
     held: int = 0
     misplaced: int = 0
-    seconds: list[float] = field(default_factory=list)
+    seconds: Histogram = field(default_factory=lambda: Histogram(ALIGNMENT_S))
 
 
 class Entry:

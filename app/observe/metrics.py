@@ -67,6 +67,15 @@ METRICS: Final = tuple(
         # Views.
         ("view", _G, "", "The number of the view that this worker knows"),
         ("server_up", _G, "server", "1 when the server is up in that view"),
+        ("rehomed_rows_total", _C, "direction", "Rows that views took from servers hosted here (out) or brought (in)"),
+        ("held_tasks_total", _C, "", "Tasks that waited because their session was on its way to a server hosted here"),
+        (
+            "misplaced_tasks_total",
+            _C,
+            "",
+            "Tasks that came to a server where they do not belong; they were sent back",
+        ),
+        ("alignment_seconds", _H, "", "From a view's first marker at a server until its stream was in order again"),
         # Tenants that move.
         ("migrations", _G, "state", "Tenants of the routers served here that move now: copying, cutting, releasing"),
         ("migrations_total", _C, "outcome", "Migrations that have ended: succeeded, failed"),

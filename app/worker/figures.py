@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from agents.cells import Rehomed
 from agents.exchanges import Manager
 from agents.router import RouterContext
 from agents.server import Server
@@ -48,13 +49,15 @@ class Figures(Collector):
         self._names = Names(namespace)
         self.happenings = Happenings()
         self.routing: RouterContext | None = None
+        self.rehomed: Rehomed | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def follow(self, engine: Engine, routing: RouterContext) -> None:
+    def follow(self, engine: Engine, routing: RouterContext, rehomed: Rehomed) -> None:
         """The engine is there: look at what it commits."""
         self.routing = routing
+        self.rehomed = rehomed
         self.happenings.follow(engine.flow.tally, self._names)
 
     def read(self, accept: str) -> tuple[bytes, str]:
@@ -145,6 +148,12 @@ class Figures(Collector):
         status = self._view.status()
         yield _family("view", {_ONE: status["view"]})
         yield _family("server_up", {(str(one["server"]),): float(one["up"]) for one in status["servers"]})
+        if self.rehomed is not None:
+            rehomed = self.rehomed
+            yield _family("rehomed_rows_total", {("in",): rehomed.rows_in, ("out",): rehomed.rows_out})
+            yield _family("held_tasks_total", {_ONE: rehomed.held})
+            yield _family("misplaced_tasks_total", {_ONE: rehomed.misplaced})
+            yield _histogram("alignment_seconds", {_ONE: rehomed.seconds})
         moving: dict[tuple[str, ...], float] = {(phase,): 0.0 for phase in PHASES}
         for one in status["migrations"]:
             moving[one["state"],] = moving.get((one["state"],), 0.0) + 1

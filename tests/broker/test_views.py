@@ -29,11 +29,12 @@ def traffic(
     sessions: int = 2_000,
     tenants: int = 200,
     types: tuple[str, ...] = ("chain.link",),
+    first: int = 1_500,
 ) -> Load:
-    """Tasks that go on until the test stops them."""
+    """Tasks that go on until the test stops them; ``first``: so many are there already."""
     plan = Plan(tasks=int(rate * 120), tenants=tenants, sessions=sessions, rate=rate, types=types)
     load = Load(workers.config, workers.namespace, plan).start()
-    when_sent(load, 1_500)
+    when_sent(load, first)
     return load
 
 
@@ -77,7 +78,8 @@ def test_a_worker_dies_and_returns(workers: Workers, mover: Mover) -> None:
     """Killed under load: its servers fail, their sessions spread over the survivors, and all come home with it."""
     first, _, third = workers.start_ready("w1", "w2", "w3")
     homes = settled(first, ("w1", "w2", "w3"))
-    load = traffic(workers)
+    # Of about 230 sessions that each survivor gets, a fifth more or less is more than three standard deviations.
+    load = traffic(workers, rate=1_000, sessions=4_000, first=6_000)
     third.kill9()
     lost = mover.wait("worker-lost", worker="w3")
     assert lost["servers"] == homes["w3"]
