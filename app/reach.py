@@ -30,7 +30,7 @@ NO_ANSWER: Final = frozenset(
 """Errors after which nothing is known about the cluster."""
 
 _POLL_S: Final = 0.05
-_AFTERWARDS_S: Final = 0.3
+_AFTERWARDS_S: Final = 1.0
 _LOGIN: Final = "check HOLDFAST_SASL_USERNAME, HOLDFAST_SASL_PASSWORD and HOLDFAST_SASL_MECHANISM"
 _CIPHER: Final = "check HOLDFAST_SECURITY_PROTOCOL, HOLDFAST_SSL_CA_LOCATION and the client's certificate"
 _CLOSED: Final = "it takes the connection and closes it: check HOLDFAST_SECURITY_PROTOCOL, or start it anew"

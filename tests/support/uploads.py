@@ -162,7 +162,7 @@ def download(
 
 
 def events(config: dict[str, str | int], namespace: str) -> list[dict[str, Any]]:
-    """All committed events of a namespace, in order."""
+    """All committed events of a namespace that tell of transfers, in order."""
     topic = Names(namespace).events
     consumer = Consumer(
         {**config, "group.id": "unused", "isolation.level": "read_committed", "enable.partition.eof": True}
@@ -175,7 +175,7 @@ def events(config: dict[str, str | int], namespace: str) -> list[dict[str, Any]]
     finally:
         with suppress(Exception):
             consumer.close()
-    return found
+    return [event for event in found if event["event"].startswith("transfer-")]
 
 
 def held_by(workers: Workers, path: str) -> str | None:
