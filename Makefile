@@ -10,8 +10,8 @@ AUDIT := $(VENV)/audit
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-# Tests of `make test` that run at once: one more than there are cores, because most of them wait for something.
-JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# Tests of `make test` that run at once: most of them run a cluster, and more than one for each core starve each other.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit lint format types layers bench soak audit asyncapi lock clean

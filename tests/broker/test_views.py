@@ -13,7 +13,7 @@ from tests.support.moves import Mover
 from tests.support.revival import revived
 from tests.support.views import SERVERS, certified, closed, everywhere, settled
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_workers_die_while_sessions_move(workers: Workers, mover: Mover) -> None
     with revived(workers, ("w1", "w2", "w3"), "view-takes") as died:
         load = traffic(workers, rate=300, types=WAITS)
         workers.all[2].kill9()
-        wait_for(lambda: len(died) > 1, 60, "somebody dies at the point")
+        wait_for(lambda: len(died) > 1, 150, "somebody dies at the point")
         mover.until(lambda: calm(workers), "all servers are up and every view is closed", 90)
         finish(workers, load)
         everywhere(workers, range(SERVERS))
