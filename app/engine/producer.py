@@ -129,7 +129,7 @@ class TransactionalProducer:
 
     def _not_written(self, error: Exception, unit: Sealed) -> Answer:
         """Sort out a failure before the end: nothing is in the log once there is a new identity."""
-        if isinstance(error, _FENCED) or not isinstance(error, _NO_ANSWER):
+        if isinstance(error, _FENCED):
             return self._uncertain(error, unit)
         self.start()
         log.info("unit %d is not in the log: %s", unit.tag.unit, _text(error))

@@ -194,10 +194,11 @@ class Transactions:
             async with asyncio.TaskGroup() as together:
                 together.create_task(self._produce(batches))
                 together.create_task(self._commit_offsets(identity, offsets, metadata, member))
-        except ExceptionGroup as group:
-            raise NotWrittenError(_first(group)) from group
-        except Exception as error:
-            raise NotWrittenError(error) from error
+        except (ExceptionGroup, kafka_errors.KafkaError, OSError) as error:
+            cause = _first(error)
+            if not isinstance(cause, kafka_errors.KafkaError | OSError):
+                raise cause from error
+            raise NotWrittenError(cause) from error
         passing("before-commit")
         request = EndTxnRequest(self._id, identity.producer_id, identity.epoch, True)
         await self._ask(request, CoordinationType.TRANSACTION, self._id, lambda answer: [answer.error_code])

@@ -25,6 +25,8 @@ from tests.support.cluster import Workers, wait_for
 NAME: Final = "exchanges"
 ABOUT: Final = "client-server exchanges, beside Celery on Redis"
 LATENCY_EXCHANGES: Final = 50
+MEANT_EXCHANGES: Final = 500
+MEANT_RATE: Final = 500
 WINDOW: Final = 8
 LIMIT_S: Final = 150
 
@@ -68,7 +70,8 @@ def _ours(bench: Bench) -> dict[str, Any]:
                 workers, "latency", str(LATENCY_EXCHANGES), str(options.requests_rate), str(options.seconds)
             )
     assert calm["answered"] == calm["sent"], calm
-    return {**load, **calm, "lags_ms": lags}
+    size = {"exchanges": options.exchanges, "rate": options.requests_rate}
+    return {**size, **load, **calm, "lags_ms": lags}
 
 
 def _measured(workers: Workers, *arguments: str) -> dict[str, Any]:
@@ -177,10 +180,12 @@ def _takeover(workers: Workers, number: int) -> Sample:
 def judge(samples: Sequence[Sample]) -> list[Measurement]:
     ours = {one["number"]: one for one in of(samples, "round", of="ours")}
     theirs = {one["number"]: one for one in of(samples, "round", of="theirs")}
+    many = all(one["exchanges"] >= MEANT_EXCHANGES for one in ours.values())
+    fast = all(one["rate"] >= MEANT_RATE for one in ours.values())
     lines = (
-        ("requests over many exchanges", "requests_per_s", "/s", 1, Goal("≥", 5_000)),
-        ("request to response, p50", "p50_s", "ms", 1_000, Goal("≤", 50)),
-        ("request to response, p99", "p99_s", "ms", 1_000, Goal("≤", 150)),
+        ("requests over many exchanges", "requests_per_s", "/s", 1, Goal("≥", 5_000) if many else None),
+        ("request to response, p50", "p50_s", "ms", 1_000, Goal("≤", 50) if fast else None),
+        ("request to response, p99", "p99_s", "ms", 1_000, Goal("≤", 150) if fast else None),
     )
     found = []
     for title, key, unit, factor, goal in lines:

@@ -158,6 +158,15 @@ def test_an_older_generation_is_refused(bench: Bench) -> None:
     assert bench.read()[0] == []
 
 
+def test_what_is_no_record_is_an_error_of_ours(bench: Bench) -> None:
+    transactions = bench.transactions()
+    with pytest.raises(TypeError):
+        bench.write(transactions, {(bench.topic, 0): [{"key": b"k", "value": "no bytes"}]})
+    transactions.initialise(TIMEOUT_S)
+    bench.write(transactions, {(bench.topic, 0): records(b"1")})
+    assert [message.value() for message in bench.read()[0]] == [b"1"]
+
+
 def test_connections_that_nobody_answers_are_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     transactions = bench.transactions()
 
