@@ -100,8 +100,10 @@ def test_request_response_acknowledgement(cluster: Workers, hpc: Performing) -> 
         assert session.receive(WAIT_S) == response
         assert shown(cluster, "basic")["client_restart"] == {"step": 1}
         session.acknowledge(1, restart={"step": 2})
+        # Who asks over HTTP is told what is committed a moment later than who is answered through the topics.
+        wait_for(lambda: shown(cluster, "basic")["client_restart"] == {"step": 2}, WAIT_S, "the row is there")
         row = shown(cluster, "basic")
-        assert (row["client_restart"], row["server_restart"]) == ({"step": 2}, {"count": 1})
+        assert row["server_restart"] == {"count": 1}
         assert (row["submitted"], row["answered"], row["acknowledged"]) == (1, 1, 1)
         assert (row["requests"], row["responses"]) == ([], [])
         with pytest.raises(TimeoutError, match="no response"):
