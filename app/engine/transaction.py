@@ -248,9 +248,9 @@ class Transactions:
             await self._client.force_metadata_update()
 
     async def _register(self, identity: Identity, partitions: Iterable[Partition]) -> None:
-        request = AddPartitionsToTxnRequest(
-            self._id, identity.producer_id, identity.epoch, [(t, sorted(p)) for t, p in _by_topic(partitions).items()]
-        )
+        by_topic = _by_topic((where, None) for where in partitions)
+        topics = [(topic, sorted(number for number, _ in entries)) for topic, entries in by_topic.items()]
+        request = AddPartitionsToTxnRequest(self._id, identity.producer_id, identity.epoch, topics)
         await self._ask(
             request,
             CoordinationType.TRANSACTION,
@@ -268,11 +268,8 @@ class Transactions:
         if not offsets:
             return
         passing("before-offsets")
-        by_topic: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for (topic, partition), offset in offsets.items():
-            by_topic[topic].append((partition, offset))
         await self._ask(
-            TxnOffsetCommitRequest(self._id, identity, member, by_topic, metadata),
+            TxnOffsetCommitRequest(self._id, identity, member, _by_topic(offsets.items()), metadata),
             CoordinationType.GROUP,
             member.group,
             lambda answer: [code for _, entries, _ in answer.errors for _, code, _ in entries],
@@ -312,11 +309,9 @@ class Transactions:
 
     async def _send(self, node: int, parts: Mapping[Partition, bytes]) -> list[tuple[Partition, int]]:
         """The code of each partition; an answer that does not come is one that may be asked for again."""
-        by_topic: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-        for (topic, partition), batch in parts.items():
-            by_topic[topic].append((partition, batch))
+        request = ProduceRequest(self._id, -1, ACKNOWLEDGE_MS, list(_by_topic(parts.items()).items()))
         try:
-            answer = await self._client.send(node, ProduceRequest(self._id, -1, ACKNOWLEDGE_MS, list(by_topic.items())))
+            answer = await self._client.send(node, request)
         except kafka_errors.KafkaError as error:
             log.debug("records for node %d: %r", node, error)
             return [(where, kafka_errors.RequestTimedOutError.errno) for where in parts]
@@ -363,10 +358,11 @@ def _pauses() -> Iterator[float]:
     return chain(RETRY_S, repeat(RETRY_S[-1]))
 
 
-def _by_topic(partitions: Iterable[Partition]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for topic, partition in partitions:
-        found[topic].append(partition)
+def _by_topic(entries: Iterable[tuple[Partition, Value]]) -> dict[str, list[tuple[int, Value]]]:
+    """What belongs to partitions as Kafka's requests have it: by topic, each with the partition's number."""
+    found: dict[str, list[tuple[int, Value]]] = defaultdict(list)
+    for (topic, partition), entry in entries:
+        found[topic].append((partition, entry))
     return found
 
 
