@@ -18,11 +18,6 @@ def key_of(session_row_key: bytes, arrival: int) -> bytes:
     return b"%b\0%012d" % (session_row_key, arrival)
 
 
-def epoch_of(key: bytes) -> int:
-    """The tenant's epoch under which the row lies."""
-    return int(key.split(b"\0", 2)[1])
-
-
 @dataclass(frozen=True, slots=True)
 class WaitingRow:
     """One waiting task, with its place in ``tasks`` and its bytes as they stand there."""

@@ -4,14 +4,11 @@ Every step may be repeated: the object has the message's own name, and is either
 """
 
 import hashlib
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from app.protocol.conveyance import Completing, Conveyance, Reason
 from app.storage.base import CHUNK_BYTES, Storage
 from app.storage.layout import Shelf
-
-ALGORITHMS: Final = ("sha256", "sha1", "md5", "sha512")
-"""Of checksums, written ``algorithm:hexadecimal`` for a whole message."""
 
 
 class Conclusion(NamedTuple):
