@@ -8,7 +8,6 @@ compute where a session goes.
 
 import bisect
 import itertools
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +15,14 @@ from datetime import datetime
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Producer
 
 from app.protocol.backup_order import backup_order
 from app.protocol.murmur2 import partition_of
 from app.protocol.placement import Routes, home_of, session_key
-from app.topics import Names
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.kafka import LIMIT_S
 from tests.benchmarks.measurement import Goal, Measurement, Sample, figure, of, percentile
-from tests.benchmarks.traffic import KIND, Results, account, hosted, plan, populate, settle
+from tests.benchmarks.traffic import KIND, Results, Sender, account, hosted, plan, populate, settle
 from tests.support.cluster import Workers
 from tests.support.load import Load
 from tests.support.moves import Mover
@@ -42,10 +39,11 @@ SERVERS: Final = 64
 EVENTS: Final = {"kill": "there", "return": "and back"}
 
 
-class Probes:
+class Probes(Sender):
     """Sends to one session on each of many servers; notes the latency of every result."""
 
     def __init__(self, workers: Workers, count: int) -> None:
+        super().__init__(workers, "probes")
         servers = workers.settings.servers
         self._by_server: dict[int, list[str]] = defaultdict(list)
         number = 0
@@ -56,22 +54,8 @@ class Probes:
                 self._by_server[home].append(tenant)
             number += 1
         self.tenants = [tenant for tenants in self._by_server.values() for tenant in tenants]
-        self.sent = 0
         self._results: dict[str, list[tuple[float, float]]] = {tenant: [] for tenant in self.tenants}
         self._at: list[float] = []
-        self._topic = Names(workers.namespace).tasks
-        self._routers = workers.settings.routers
-        self._producer = Producer({**workers.config, "linger.ms": 0, "enable.idempotence": True})
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="probes", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(LIMIT_S)
-        assert self._producer.flush(60) == 0
 
     def at(self, servers: set[int]) -> list[str]:
         """The probes at home at these servers."""

@@ -7,14 +7,12 @@ steady rate; neighbours get as many. For the release a tenant is parked for the 
 
 import bisect
 import random
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Producer
 
 from app.client.commands import Commands
 from app.protocol.murmur2 import partition_of
@@ -23,7 +21,7 @@ from app.topics import Names
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.kafka import LIMIT_S, preload
 from tests.benchmarks.measurement import Goal, Measurement, Sample, figure, of, percentile
-from tests.benchmarks.traffic import KIND, Results, account, settle
+from tests.benchmarks.traffic import KIND, Results, Sender, account, settle
 from tests.support.cluster import Workers
 from tests.support.moves import Mover
 
@@ -38,31 +36,18 @@ WARM_S: Final = 6.0
 DRAWN: Final = 4_000
 
 
-class Traffic:
+class Traffic(Sender):
     """Tasks at a steady rate for one tenant and its neighbours; every result gives a latency."""
 
     def __init__(self, workers: Workers, tenant: str, sessions: int, rate: int) -> None:
-        self.sent = 0
+        super().__init__(workers, "traffic")
         self.mine: list[tuple[float, float, int]] = []
         self.others: list[tuple[float, float, int]] = []
         self._tenant = tenant
         self._sessions = sessions
         self._rate = rate
-        self._routers = workers.settings.routers
-        self._topic = Names(workers.namespace).tasks
         self._at: list[float] = []
         self._run = f"{tenant}-{time.monotonic_ns()}"
-        self._stop = threading.Event()
-        self._producer = Producer({**workers.config, "linger.ms": 0, "enable.idempotence": True})
-        self._thread = threading.Thread(target=self._send, name="traffic", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(LIMIT_S)
-        assert self._producer.flush(60) == 0
 
     def _send(self) -> None:
         rng = random.Random(1)

@@ -11,14 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Producer
 
 from app.protocol.murmur2 import partition_of
-from app.topics import Names
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.kafka import LIMIT_S
 from tests.benchmarks.measurement import Goal, Measurement, Sample, figure, of, percentile
-from tests.benchmarks.traffic import KIND, Results, account, plan, populate, settle
+from tests.benchmarks.traffic import KIND, Results, Sender, account, plan, populate, settle
 from tests.support.cluster import Workers
 from tests.support.load import Load
 
@@ -30,27 +27,14 @@ AFTER_S: Final = 2.0
 EVENTS: Final = {"quiet": "no event", "stop": "planned stop", "join": "join"}
 
 
-class Probes:
+class Probes(Sender):
     """Sends to the probe sessions, and notes when each of their results arrives."""
 
     def __init__(self, workers: Workers, count: int) -> None:
+        super().__init__(workers, "probes")
         self.tenants = [f"probe-{number:02d}" for number in range(count)]
-        self.sent = 0
         self._arrivals: dict[str, list[float]] = {tenant: [] for tenant in self.tenants}
         self._lock = threading.Lock()
-        self._topic = Names(workers.namespace).tasks
-        self._routers = workers.settings.routers
-        self._producer = Producer({**workers.config, "linger.ms": 0, "enable.idempotence": True})
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="probes", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(LIMIT_S)
-        assert self._producer.flush(60) == 0
 
     def _send(self) -> None:
         keys = [tenant.encode() for tenant in self.tenants]

@@ -3,11 +3,12 @@
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Producer, TopicPartition
 
 from app.observe.reading import read_account, wait_for_results
 from app.protocol.murmur2 import partition_of
@@ -50,6 +51,30 @@ def populate(workers: Workers, sessions: int) -> None:
     deadline = time.monotonic() + LIMIT_S
     seen = wait_for_results(workers.config, workers.namespace, sessions, deadline=deadline)
     assert seen == sessions, f"{seen} of {sessions}\n{workers.logs()}"
+
+
+class Sender(ABC):
+    """Sends tasks in a thread of its own; ``sent`` counts them. What and when is up to :meth:`_send`."""
+
+    def __init__(self, workers: Workers, name: str) -> None:
+        self.sent = 0
+        self._routers = workers.settings.routers
+        self._topic = Names(workers.namespace).tasks
+        self._producer = Producer({**workers.config, "linger.ms": 0, "enable.idempotence": True})
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(LIMIT_S)
+        assert self._producer.flush(60) == 0
+
+    @abstractmethod
+    def _send(self) -> None:
+        """Send until ``_stop`` is set."""
 
 
 class Results:
