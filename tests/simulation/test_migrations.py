@@ -1,12 +1,8 @@
 """Migrations in any interleaving, with hosts that die at any point (I1 to I4, I6)."""
 
 import random
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from app.protocol import migration, parking, shipping
 from app.protocol.control import Refused
@@ -14,6 +10,7 @@ from app.protocol.moves import Cutting, Move, Placement
 from app.protocol.parking import Lot
 from tests.property.mutation import Choose
 from tests.simulation.log import Record
+from tests.simulation.machine import by_hypothesis
 from tests.simulation.world import Script, World
 
 RESTLESS = ("migrate", "abort-migration")
@@ -106,34 +103,9 @@ def test_the_histories_reach_what_they_are_about(monkeypatch: pytest.MonkeyPatch
     assert kept
 
 
-class Migrations(RuleBasedStateMachine):
-    """The same world, its chances drawn by Hypothesis, which shrinks what it finds."""
-
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        self.data = data
-        self.world = World(self.draw, mixed(self.draw))
-
-    def draw(self, options: Any) -> Any:
-        return self.data.draw(st.sampled_from(list(options)))
-
-    @rule()
-    def something_happens(self) -> None:
-        self.world.happen()
-
-    def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.settle()
-
-
 def test_migrations_by_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
     small(monkeypatch)
-    run_state_machine_as_test(
-        Migrations,
-        settings=settings(
-            max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+    by_hypothesis(lambda choose: World(choose, mixed(choose)))
 
 
 # -- the end of a release under load (L8) -----------------------------------------------------------------------------

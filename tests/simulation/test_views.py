@@ -4,15 +4,13 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from app.protocol import holding, migration
 from app.protocol.migration import ViewAdopted
 from app.protocol.moves import Copying, Cutting, Releasing
 from tests.property.mutation import Choose
 from tests.simulation import test_migrations
+from tests.simulation.machine import by_hypothesis
 from tests.simulation.view_world import ViewScript, ViewWorld
 
 
@@ -232,31 +230,6 @@ def test_the_sequence_of_a_failover_is_visible_in_the_events(monkeypatch: pytest
     assert found
 
 
-class Views(RuleBasedStateMachine):
-    """The same world, its chances drawn by Hypothesis, which shrinks what it finds."""
-
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        self.data = data
-        self.world = ViewWorld(self.draw, joint(self.draw))
-
-    def draw(self, options: Any) -> Any:
-        return self.data.draw(st.sampled_from(list(options)))
-
-    @rule()
-    def something_happens(self) -> None:
-        self.world.happen()
-
-    def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.settle()
-
-
 def test_views_by_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
     small(monkeypatch)
-    run_state_machine_as_test(
-        Views,
-        settings=settings(
-            max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+    by_hypothesis(lambda choose: ViewWorld(choose, joint(choose)))

@@ -1,7 +1,6 @@
 """Migrations through the real shells, on a log in memory: every step by hand."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,10 +9,11 @@ import pytest
 
 from agents import copying
 from app.errors import LocalProtocolError
-from app.handlers import Handler, Retry, Session
+from app.handlers import Handler
 from app.protocol import shipping
 from app.protocol.placement import home_of
 from tables import handoffs, sessions, waiting
+from tests.unit.agents.slow import Slow, add
 from tests.unit.agents.town import Town
 from tests.unit.agents.workbench import NAMES, handler, task, turns
 
@@ -21,36 +21,6 @@ TENANT = "acme"
 HOME = home_of(TENANT.encode(), None, 3)
 TARGET = (HOME + 1) % 3
 THIRD = (HOME + 2) % 3
-
-
-def add(session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
-    session.state["n"] = session.state.get("n", 0) + 1
-    session.state["fill"] = payload.get("fill", "")
-    return {"n": session.state["n"], "server": session.server}
-
-
-class Slow:
-    """Handlers that last until the test lets them end; each run is noted with its server."""
-
-    def __init__(self) -> None:
-        self.runs: list[int] = []
-        self.may_end = threading.Event()
-
-    async def aside(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
-        self.runs.append(session.server)
-        await asyncio.to_thread(self.may_end.wait, 30)
-        return add(session, payload)
-
-    def blocking(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
-        self.runs.append(session.server)
-        self.may_end.wait(30)
-        return add(session, payload)
-
-    def again(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
-        self.runs.append(session.server)
-        if not self.may_end.is_set():
-            raise Retry(after=0.5)
-        return add(session, payload)
 
 
 def run(test: Callable[[Town], Awaitable[None]], slow: Slow | None = None) -> None:

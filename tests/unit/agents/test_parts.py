@@ -8,7 +8,8 @@ import pytest
 from app.movers import Share
 from tables import handoffs
 from tests.support.directories import Directories
-from tests.unit.agents.test_moves import HOME, TARGET, TENANT, add, clean, send
+from tests.unit.agents.slow import add
+from tests.unit.agents.test_moves import HOME, TARGET, TENANT, clean, send
 from tests.unit.agents.town import Town
 from tests.unit.agents.workbench import handler
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import pytest
 
 from agents import alignment
-from app.handlers import Handler, Retry, Session
+from app.handlers import Handler, Session
 from app.protocol import control, holding
 from app.protocol.homes import Seen
 from app.protocol.markers import Leaving
 from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route
 from tables import handoffs, sessions, waiting
+from tests.unit.agents.slow import Slow, add
 from tests.unit.agents.town import Town
 from tests.unit.agents.workbench import NAMES, handler, turns
 
@@ -27,26 +27,6 @@ HOMES = {tenant: home_of(tenant.encode(), None, SERVERS) for tenant in TENANTS}
 FAILED = HOMES["acme"]
 UP = frozenset(range(SERVERS)) - {FAILED}
 SESSIONS = 12
-
-
-def add(session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
-    session.state["n"] = session.state.get("n", 0) + 1
-    session.state["fill"] = payload.get("fill", "")
-    return {"n": session.state["n"], "server": session.server}
-
-
-class Slow:
-    """A handler that asks for a retry until the test lets it end; each run is noted with its server."""
-
-    def __init__(self) -> None:
-        self.runs: list[int] = []
-        self.may_end = threading.Event()
-
-    def again(self, session: Session[Any], payload: dict[str, Any]) -> dict[str, Any]:
-        self.runs.append(session.server)
-        if not self.may_end.is_set():
-            raise Retry(after=0.5)
-        return add(session, payload)
 
 
 class Poison:
