@@ -75,11 +75,12 @@ class Alignment:
         self._leaving = Leaving(context, place, place_of=self._place_of, whose=self.whose)
         self._since: float | None = None
         self._told_full = False
-        self._taken_over = place.owner_died
-        self._opening = True
-        opening = self._taken_over or any(state.change.epoch for state in self.states)
-        self.due: float | None = 0.0 if opening else None
+        self._opening = any(state.change.epoch for state in self.states)
+        self.due: float | None = 0.0 if self._opening else None
         """Unix time at which :meth:`on_time` is wanted."""
+        if place.owner_died:
+            # In the unit that begins with this stream, before anything that is read there.
+            self._announce("stream-opened", server=self._server, worker=orjson.loads(context.worker))
 
     # -- whose a session is ---------------------------------------------------------------------------------------
 
@@ -262,7 +263,8 @@ class Alignment:
         """Do a little of what is to be done, and say when to come again."""
         if self._opening:
             self._opening = False
-            self._say_again()
+            report = closing.again(self.states, self._server)
+            self._write(self._context.names.commands, 0, report.record)
         until = time.monotonic() + TURN_S
         unit = self._context.engine.unit
         worked = True
@@ -273,13 +275,6 @@ class Alignment:
                 worked |= task is not None and self._one(router, task, until)
         ahead = any(alignment.ahead(state, self.held.counts(router)) for router, state in enumerate(self.states))
         self.due = None if not ahead else 0.0 if worked and not unit.full else now + PAUSE_S
-
-    def _say_again(self) -> None:
-        if self._taken_over:
-            self._announce("stream-opened", server=self._server, worker=orjson.loads(self._context.worker))
-        if any(state.change.epoch for state in self.states):
-            report = closing.again(self.states, self._server)
-            self._write(self._context.names.commands, 0, report.record)
 
     def _one(self, router: int, task: alignment.Task, until: float) -> bool:
         """A little of one task; False: it has to wait."""

@@ -157,7 +157,7 @@ class Engine:
         self.post(lambda: self.fail(error))
 
     def died(self, tag: Tag | None) -> bool:
-        """Did the owner named by ``tag`` die with work in progress?"""
+        """Did the owner named by ``tag`` die with work in progress, or has it itself only inherited such work?"""
         workers = self.plan.workers
         return died(tag, workers, ((name, incarnation) for name, (_, incarnation) in workers.items()))
 
@@ -165,6 +165,9 @@ class Engine:
         """Serve ``place`` from its committed offsets."""
         place.resident = self.residents[place.kind.name](place)
         self.flow.fetch()
+        if place.owner_died:
+            # The next owner need not hear of that death again once the unit is committed that begins with it.
+            self.flow.begin_with(place)
         log.debug("%s is open", place.name)
 
     def lost(self) -> None:

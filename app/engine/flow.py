@@ -269,19 +269,28 @@ class Flow:
         offsets: Mapping[Partition, int],
         *,
         released: bool = False,
+        inherited: bool = False,
     ) -> Sealed:
         self._unit_number += 1
         options = self._options
         return Sealed(
-            tag=Tag(options.name, options.incarnation, self._unit_number, released),
+            tag=Tag(options.name, options.incarnation, self._unit_number, released, inherited),
             member=Member(options.group, self.generation, self.member_id),
             records=records,
             others=others,
             offsets=offsets,
         )
 
-    async def commit_offsets(self, offsets: Mapping[Partition, int]) -> Answer:
-        """Commit offsets in a unit of their own, behind the one that is under way."""
+    def begin_with(self, place: Place) -> None:
+        """The open unit, whatever else it does, commits the offsets of a place that has just been opened."""
+        for where in place.partitions:
+            self.unit.offsets.setdefault(where, self._positions[where])
+
+    async def commit_offsets(self, offsets: Mapping[Partition, int], *, inherited: bool) -> Answer:
+        """Commit offsets in a unit of their own, behind the one that is under way.
+
+        ``inherited``: they are those of places whose former owner died.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Answer] = loop.create_future()
 
@@ -294,7 +303,9 @@ class Flow:
             assert submission.answer is not None
             loop.call_soon_threadsafe(answer, submission.answer)
 
-        self._committer.submit(Submission(self._sealed({}, (), offsets), self.generation, answered=answered))
+        self._committer.submit(
+            Submission(self._sealed({}, (), offsets, inherited=inherited), self.generation, answered=answered)
+        )
         return await done
 
     # -- back -------------------------------------------------------------------------------------------------

@@ -337,9 +337,17 @@ class Places:
         for place in places:
             if not place.committed:
                 place.committed = {partition: committed[partition] for partition in place.partitions}
-        offsets = {partition: entry.offset or 0 for place in places for partition, entry in place.committed.items()}
-        answer = await self._engine.flow.commit_offsets(offsets)
-        self._engine.post(lambda: self._claimed(places, generation, answer))
+                # It may have been opened and closed again before a unit was committed: the log says whether.
+                place.owner_died = any(self._engine.died(entry.tag) for entry in place.committed.values())
+        heirs = [place for place in places if place.owner_died]
+        for some in (heirs, [place for place in places if not place.owner_died]):
+            await self._claim_some(some, generation, inherited=some is heirs)
+
+    async def _claim_some(self, places: list[Place], generation: int, *, inherited: bool) -> None:
+        offsets = {where: entry.offset or 0 for place in places for where, entry in place.committed.items()}
+        if offsets:
+            answer = await self._engine.flow.commit_offsets(offsets, inherited=inherited)
+            self._engine.post(lambda: self._claimed(places, generation, answer))
 
     def _claimed(self, places: list[Place], generation: int, answer: Answer) -> None:
         accepted = answer is Answer.COMMITTED

@@ -1,11 +1,13 @@
 """The unit of work, as far as it must be decided: its tag, and what became of it when nobody said.
 
 Every unit commits the offset of each partition it touches, and the offset's metadata carries a tag: who
-committed, which incarnation of it, the number of the unit, and whether the partition was given up with it.
-So whoever reads the committed offsets of a group knows
+committed, which incarnation of it, the number of the unit, and whether the partition was given up with it, or taken
+from an owner that died. So whoever reads the committed offsets of a group knows
 
 * which transactional id may still have an open transaction over a partition (its tag says *claimed*, and its
-  worker is not in the group any more): that id is fenced before anything else is read, and
+  worker is not in the group any more): that id is fenced before anything else is read,
+* whether the last owner that had work in progress died: a successor says so in its claim (*inherited*), until a unit
+  of its own is committed, for it may lose the place again before it has done anything about that death, and
 * whether a unit whose commit was never answered is in the log: a transaction commits all of its offsets or none.
 
 A producer that has seen an unknown outcome takes a new epoch, which fences whatever of it is still on its way; the tag
@@ -24,27 +26,30 @@ class Tag:
     """What the metadata of a committed offset says.
 
     ``incarnation`` is the start of the worker in milliseconds since the epoch; ``unit`` counts its units from 1;
-    ``released`` means that the worker ended its last unit and gave the partition up.
+    ``released`` means that the worker ended its last unit and gave the partition up; ``inherited``, that it has
+    claimed the partition from an owner that died, and committed nothing since. Never both.
     """
 
     worker: str
     incarnation: int
     unit: int
     released: bool = False
+    inherited: bool = False
 
     def encode(self) -> str:
-        return f"{self.worker} {self.incarnation} {self.unit} {'r' if self.released else 'c'}"
+        state = "r" if self.released else "i" if self.inherited else "c"
+        return f"{self.worker} {self.incarnation} {self.unit} {state}"
 
     @classmethod
     def parse(cls, metadata: str | None) -> "Tag | None":
         """The tag in ``metadata``; None where somebody else (a tool that resets offsets) wrote it."""
         words = (metadata or "").split(" ")
-        if len(words) != 4 or words[3] not in ("c", "r"):
+        if len(words) != 4 or words[3] not in ("c", "r", "i"):
             return None
         worker, incarnation, unit, state = words
         if not (worker and _is_number(incarnation) and _is_number(unit)):
             return None
-        return cls(worker, int(incarnation), int(unit), state == "r")
+        return cls(worker, int(incarnation), int(unit), released=state == "r", inherited=state == "i")
 
 
 def _is_number(word: str) -> bool:
@@ -102,11 +107,13 @@ def to_fence(tags: Iterable[Tag | None], departed: Iterable[str], present: Colle
 
 
 def died(tag: Tag | None, present: Collection[str], incarnations: Iterable[tuple[str, int]]) -> bool:
-    """Did the last owner of a partition die with work in progress, rather than give it up?
+    """Did an owner of a partition die with work in progress, and nobody has gone on with that work since?
 
     ``incarnations`` are (worker, incarnation) of the members now: a worker that was started again under the same
     name has died too, and one that lives merely had to be passed over (it was slow in a rebalance).
     """
     if tag is None or tag.released:
         return False
+    if tag.inherited:
+        return True
     return (tag.worker, tag.incarnation) not in set(incarnations) or tag.worker not in present

@@ -11,7 +11,7 @@ import pytest
 from app.engine.fetch import Batch, Chunk
 from app.engine.flow import SETTLE_S, Flow
 from app.engine.options import EngineOptions
-from app.engine.places import Places
+from app.engine.places import Place, Places
 from app.engine.producer import Answer
 from app.engine.unit_of_work import UNIT_RECORDS, Committer, Submission
 
@@ -54,6 +54,7 @@ class Bench:
             incarnation=1,
             max_record_bytes=1_000_000,
         )
+        self.place = place
         self.flow = Flow(
             cast("EngineOptions", options),
             places=cast("Places", places),
@@ -92,6 +93,14 @@ def test_nothing_is_due_when_nothing_has_happened(bench: Bench) -> None:
 def test_a_unit_without_more_to_do_is_due_at_once(bench: Bench) -> None:
     bench.write()
     assert bench.flow.due
+
+
+def test_a_place_that_was_opened_is_committed_though_nothing_was_read(bench: Bench) -> None:
+    bench.flow._positions = {WHERE: 7}
+    bench.flow.begin_with(cast("Place", bench.place))
+    assert bench.flow.due
+    bench.flow.seal()
+    assert bench.sent[0].unit.offsets == {WHERE: 7}
 
 
 def test_an_idle_unit_waits_until_the_commit_before_has_settled(bench: Bench) -> None:
