@@ -233,12 +233,12 @@ class Membership(threading.Thread):
                 await self._client.force_metadata_update()
             await asyncio.sleep(RETRY_S)
 
-    async def _call(self, request: Any) -> Any:
-        """Send to the coordinator; raise the error that the response carries."""
+    async def _call(self, request: Any, *, group: ConnectionGroup = ConnectionGroup.COORDINATION) -> Any:
+        """Send to the coordinator; raise the error that the response carries. Requests of one ``group`` are in line."""
         assert self._client is not None
         if self._coordinator is None:
             raise kafka_errors.GroupCoordinatorNotAvailableError
-        response = await self._client.send(self._coordinator, request, group=ConnectionGroup.COORDINATION)
+        response = await self._client.send(self._coordinator, request, group=group)
         code = response.error_code
         self._say_whether_it_answers(True)
         if code:
@@ -337,10 +337,15 @@ class Membership(threading.Thread):
             task.add_done_callback(self._evictions.discard)
 
     async def _evict(self, plan: GroupPlan, name: str) -> None:
-        """Leave the group in the dead worker's name: any client may, and nobody waits for its session to end."""
+        """Leave the group in the dead worker's name: any client may, and nobody waits for its session to end.
+
+        The broker answers what comes over one connection in turn. A join of our own may be waiting there for the very
+        worker that is dead, so this goes over another one.
+        """
         while self._plan_now is plan:
             try:
-                await self._call(LeaveGroupRequest(self._group, plan.members[name]))
+                request = LeaveGroupRequest(self._group, plan.members[name])
+                await self._call(request, group=ConnectionGroup.DEFAULT)
             except _UNKNOWN:
                 pass  # Somebody else has removed it.
             except kafka_errors.KafkaError as error:
