@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route
-from tests.support.cluster import Workers, wait_for
+from tests.support import chain
+from tests.support.cluster import Worker, Workers, wait_for
 from tests.support.job import settle, when_sent
 from tests.support.load import Load, Plan
 from tests.support.moves import Mover
+from tests.support.probe import Probe
 from tests.support.revival import revived
 from tests.support.views import SERVERS, certified, closed, everywhere, settled
 
@@ -106,7 +110,7 @@ def test_a_worker_dies_and_returns(workers: Workers, mover: Mover) -> None:
 
 @pytest.mark.settings(rehome_after=0)
 def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover) -> None:
-    """An operator fails a server; it stays down through a rolling restart, a join and a leave, until it is restored."""
+    """An operator fails two; they stay down through a join, a rolling restart and a leave, until they are restored."""
     current = dict(zip(("w1", "w2"), workers.start_ready("w1", "w2"), strict=True))
     settled(current["w1"], ("w1", "w2"))
     load = traffic(workers, rate=300, types=WAITS)
@@ -118,27 +122,88 @@ def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover)
     assert mover.end(mover.order("fail-server", server=99))["reason"] == "unknown-server"
     assert mover.end(mover.order("forget-worker", worker="w9"))["reason"] == "unknown-worker"
     assert mover.end(mover.order("forget-worker", worker="w1"))["reason"] == "worker-alive"
+    second_backups(workers, mover, (3, 5))
     current["w3"] = workers.start_ready("w3")[0]
-    settled(current["w3"], current)
     for name in ("w1", "w2"):
         assert current[name].sigterm() == 0
         current[name] = workers.start_ready(name)[0]
-        settled(current[name], current)
     assert current.pop("w3").sigterm() == 0
     settled(current["w1"], current)
     status = wait_for(lambda: current["w1"].get("/api/status")[1], 10, "status")
-    assert [entry["server"] for entry in status["servers"] if not entry["up"]] == [3]
-    ended = mover.end(mover.order("restore-server", server=3))
-    assert (ended["event"], ended["view"]) == ("server-restored", 2)
+    assert [entry["server"] for entry in status["servers"] if not entry["up"]] == [3, 5]
+    for view, server in ((3, 5), (4, 3)):
+        ended = mover.end(mover.order("restore-server", server=server))
+        assert (ended["event"], ended["view"]) == ("server-restored", view)
     finish(workers, load)
     everywhere(workers, range(SERVERS))
-    assert names(mover, "worker-lost", "server-failed") == ["server-failed"]
+    assert names(mover, "worker-lost", "server-failed") == ["server-failed"] * 2
+
+
+def second_backups(workers: Workers, mover: Mover, down: tuple[int, int]) -> None:
+    """The home of some sessions is down, then their first backup as well: they go to the second."""
+    home, first = down
+    before = frozenset(range(SERVERS)) - {home}
+    there = [
+        name
+        for name, server in chain.servers(workers.config, workers.namespace).items()
+        if server == first == route(*name, home, before) and home_of(name[0].encode(), None, SERVERS) == home
+    ]
+    assert there
+    assert mover.end(mover.order("fail-server", server=first))["event"] == "server-closed"
+    everywhere(workers, before - {first})
+    tenant, session = there[0]
+    shown = workers.all[0].get(f"/api/sessions/{tenant}/{session}")[1]
+    assert shown["server"] == next(server for server in shown["backup_order"] if server not in down)
+
+
+@pytest.mark.settings(rehome_after=0, task_timeout=200)
+def test_a_receiver_with_an_older_view_sends_a_request_back(
+    workers: Workers, mover: Mover, probe: Probe, tmp_path: Path
+) -> None:
+    """A worker is held up and reads no markers: who knows the view sends to it, it sends back; at most three hops."""
+    free, busy = workers.start_ready("w1", "w2")
+    homes = settled(free, ("w1", "w2"))
+    status = free.get("/api/status")[1]
+    routers = {worker["name"]: worker["routers"] for worker in status["workers"]}
+    if 0 in routers["w2"]:
+        free, busy = busy, free
+    failed = homes[free.name][0]
+    up = frozenset(range(SERVERS)) - {failed}
+    tenants = [f"u{number}" for number in range(2_000)]
+    mine = next(
+        name
+        for name in tenants
+        if home_of(name.encode(), None, SERVERS) == failed and partition_of(name.encode(), 4) in routers[free.name]
+    )
+    session = next(name for name in tenants if route(mine, name, failed, up) in homes[busy.name])
+    blocker = next(name for name in tenants if home_of(name.encode(), None, SERVERS) in homes[busy.name])
+    assert probe.result(probe.send(mine, session, "chain.link", {"n": 1}), 150)["server"] == failed
+    gate = tmp_path / "gate"
+    gate.touch()
+    held = probe.send(blocker, "gate", "gate", {"path": str(gate)})
+    wait_for(gate.with_suffix(".begun").exists, 150, "the worker is held up")
+    order = mover.order("fail-server", server=failed)
+    path = f"/api/sessions/{mine}/{session}"
+    assert "do not agree" in wait_for(lambda: refused(free, path), 150, "nobody answers for the session")
+    gate.unlink()
+    assert mover.end(order)["event"] == "server-closed"
+    assert probe.result(held, 150)["status"] == "done"
+    for worker in (free, busy):
+        assert worker.get(path)[1]["server"] == route(mine, session, failed, up)
+
+
+def refused(worker: Worker, path: str) -> str:
+    """What is said when nobody answers; empty while somebody does."""
+    status, said = worker.get(path)
+    assert status in (0, 200, 503), said
+    return said if status == 503 else ""
 
 
 @pytest.mark.settings(rehome_after=0)
 def test_workers_die_while_sessions_move(workers: Workers, mover: Mover) -> None:
     """Every worker dies once in the middle of it; whatever follows, all is at home again in the end."""
     with revived(workers, ("w1", "w2", "w3"), "view-takes") as died:
+        settled(workers.all[0], ("w1", "w2", "w3"))
         load = traffic(workers, rate=300, types=WAITS)
         workers.all[2].kill9()
         wait_for(lambda: len(died) > 1, 150, "somebody dies at the point")

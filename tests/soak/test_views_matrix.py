@@ -73,6 +73,7 @@ def calm(workers: Workers, count: int) -> bool:
 @pytest.mark.parametrize("point", POINTS)
 def test_everybody_dies_once_at_a_point(workers: Workers, mover: Mover, point: str) -> None:
     with revived(workers, ("w1", "w2", "w3"), point) as died:
+        settled(workers.all[0], ("w1", "w2", "w3"))
         load = traffic(workers)
         workers.all[2].kill9()
         wait_for(lambda: len(died) > 1, 120, "somebody dies at the point")

@@ -8,6 +8,7 @@ import ctypes
 import os
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 from app.handlers import Retry, Session, handler
@@ -76,6 +77,15 @@ def slow_blocking(session: AnySession, payload: Payload) -> Payload:
 def slow_sync(session: AnySession, payload: Payload) -> Payload:
     time.sleep(payload["seconds"])
     return chain_link(session, payload)
+
+
+@handler("gate")
+def gate(_session: AnySession, payload: Payload) -> None:
+    """Hold the worker up while the file is there; that it has begun says another one."""
+    path = Path(payload["path"])
+    path.with_suffix(".begun").touch()
+    while path.exists():
+        time.sleep(0.02)
 
 
 @handler("exit")

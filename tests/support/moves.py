@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from app.observe.reading import Config
 from app.topics import Names
 
-ANSWER_S: Final = 60.0
+ANSWER_S: Final = 150.0
 
 
 class Mover:

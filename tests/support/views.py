@@ -22,19 +22,27 @@ def hosted(worker: Worker, servers: int = SERVERS) -> dict[str, list[int]]:
 
 
 def settled(worker: Worker, names: Iterable[str], servers: int = SERVERS) -> dict[str, list[int]]:
-    """Wait until every worker of these hosts servers, and no place is to move on; the servers of each."""
+    """Wait until every worker of these hosts servers, no place is to move on, and the steward knows; those of each."""
     wanted = set(names)
 
     def found() -> dict[str, list[int]]:
         status = worker.get("/api/status")[1]
         if not isinstance(status, dict) or {entry["host"] for entry in status["servers"]} != wanted:
             return {}
-        return hosted(worker, servers) if not status.get("warming") else {}
+        if status.get("warming") or not at_home(worker):
+            return {}
+        return hosted(worker, servers)
 
-    return wait_for(found, 30, f"{sorted(wanted)} all host servers")
+    return wait_for(found, 150, f"{sorted(wanted)} all host servers")
 
 
-def closed(mover: Mover, view: int, servers: int = SERVERS, timeout: float = 60) -> list[dict[str, Any]]:
+def at_home(worker: Worker) -> bool:
+    """Does the steward take every host for the home worker of its servers? One that dies before is nobody's."""
+    told = worker.get("/api/servers")[1]
+    return isinstance(told, dict) and all(entry["home"] == entry["host"] for entry in told["servers"])
+
+
+def closed(mover: Mover, view: int, servers: int = SERVERS, timeout: float = 150) -> list[dict[str, Any]]:
     """Wait until every server that takes part has ended the view; those events."""
 
     def ends() -> list[dict[str, Any]]:
