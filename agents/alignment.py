@@ -32,7 +32,10 @@ from tables import handoffs, sessions, waiting
 from tables.parked import Kept
 
 TURN_S = 0.01
-"""So long the server works for views before it looks at its stream again."""
+"""So long the servers of a worker work for views before they look at their streams again."""
+
+TURN_LEAST_S = 0.002
+"""So long each of them does, however many there are: less would be spent on beginning."""
 
 PAUSE_S = 0.02
 """How long it waits for room in the unit, or for somebody's trial."""
@@ -265,7 +268,8 @@ class Alignment:
             self._opening = False
             report = closing.again(self.states, self._server)
             self._write(self._context.names.commands, 0, report.record)
-        until = time.monotonic() + TURN_S
+        aligning = self._context.aligning
+        until = time.monotonic() + min(TURN_S, max(TURN_LEAST_S, TURN_S / max(1, len(aligning))))
         unit = self._context.engine.unit
         worked = True
         while worked and not unit.full and time.monotonic() < until:
@@ -275,6 +279,10 @@ class Alignment:
                 worked |= task is not None and self._one(router, task, until)
         ahead = any(alignment.ahead(state, self.held.counts(router)) for router, state in enumerate(self.states))
         self.due = None if not ahead else 0.0 if worked and not unit.full else now + PAUSE_S
+        if ahead:
+            aligning.add(self._server)
+        else:
+            aligning.discard(self._server)
 
     def _one(self, router: int, task: alignment.Task, until: float) -> bool:
         """A little of one task; False: it has to wait."""

@@ -186,6 +186,9 @@ class ServerContext:
 
     rehomed: Rehomed = field(default_factory=Rehomed)
 
+    aligning: set[int] = field(default_factory=set)
+    """Servers of this worker that have something to do for a view now: they share the time that there is for it."""
+
     trials: set[object] = field(default_factory=set)
     """Whoever performs something alone now, or waits to: no retry begins beside it, or one is convicted for another."""
 

@@ -380,6 +380,7 @@ class Server:
         self._line.close()
         self.copying.close()
         self._context.trials.discard(self)
+        self._context.aligning.discard(self._place.number)
         if not getattr(self._context.engine, "failing", False):
             # If the place stays here over a rebalance, nothing else will tell the next resident.
             withdrawn = self._vigilance.withdraw(self._line.not_begun)

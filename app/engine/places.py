@@ -339,9 +339,10 @@ class Places:
                 place.committed = {partition: committed[partition] for partition in place.partitions}
                 # It may have been opened and closed again before a unit was committed: the log says whether.
                 place.owner_died = any(self._engine.died(entry.tag) for entry in place.committed.values())
-        heirs = [place for place in places if place.owner_died]
-        for some in (heirs, [place for place in places if not place.owner_died]):
-            await self._claim_some(some, generation, inherited=some is heirs)
+        # What was served here before comes first: it is what others wait for.
+        for inherited in (False, True):
+            some = [place for place in places if place.owner_died is inherited]
+            await self._claim_some(some, generation, inherited=inherited)
 
     async def _claim_some(self, places: list[Place], generation: int, *, inherited: bool) -> None:
         offsets = {where: entry.offset or 0 for place in places for where, entry in place.committed.items()}
