@@ -95,6 +95,7 @@ def test_a_worker_dies_and_returns(workers: Workers, mover: Mover) -> None:
     assert set(spread) == up
     assert all(abs(rows - even) <= 0.2 * even for rows in spread.values()), spread
     assert {event["server"] for event in ends if event["event"] == "server-closed"} == set(homes["w3"])
+    everywhere(workers, up)
     when_sent(load, load.acknowledged + 500)
     shown = first.get("/api/sessions/t0003/s00003")[1]
     assert shown["server"] == route("t0003", "s00003", shown["home"], frozenset(up))
