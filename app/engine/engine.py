@@ -119,6 +119,7 @@ class Engine:
             places={place.name: place.partitions for place in self.places.all.values()},
             standby_replicas=options.standby_replicas,
             client=options.membership_client,
+            transactional_id=options.transactional_id,
             callbacks=Callbacks(
                 before_join=self._before_join,
                 describe=self._describe,
@@ -344,9 +345,7 @@ class Engine:
     def _part(self) -> None:
         """Own nothing: what is not committed has not happened."""
         self.halted = True
-        running = frozenset(place.name for place in self.places.running())
-        if running:
-            self._hosted = running
+        self._hosted = frozenset(place.name for place in self.places.running()) or self._hosted
         self.flow.part()
         self.janitor.forget()
         self.places.join_begun()

@@ -42,12 +42,15 @@ def error_of(code: int) -> Exception:
     return kafka_errors.UnknownError(f"error code {code}") if type(error) is kafka_errors.UnknownError else error
 
 
-async def initialise(client: Any, transactional_id: str) -> Identity:
+async def initialise(
+    client: Any, transactional_id: str, *, group: ConnectionGroup = ConnectionGroup.COORDINATION
+) -> Identity:
     """Return when nothing that the id has begun is open any more, and nothing that was sent under it before is taken.
 
     Args:
         client: aiokafka's client, bootstrapped.
         transactional_id: of this worker, or of one that is not in the group.
+        group: of connections; what goes over one is answered in turn.
 
     Raises:
         ConfigurationError: the broker refuses for good, such as for want of a right.
@@ -58,7 +61,7 @@ async def initialise(client: Any, transactional_id: str) -> Identity:
             if coordinator is None:
                 coordinator = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
             request = InitProducerIdRequest(transactional_id, TRANSACTION_TIMEOUT_MS)
-            answer = await client.send(coordinator, request, group=ConnectionGroup.COORDINATION)
+            answer = await client.send(coordinator, request, group=group)
             if not answer.error_code:
                 return Identity(answer.producer_id, answer.producer_epoch)
             raise error_of(answer.error_code)

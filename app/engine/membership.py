@@ -24,6 +24,7 @@ from app.engine.denied import denied
 from app.engine.fencing import initialise
 from app.engine.leader import plan_shares
 from app.engine.wire import Identity
+from app.errors import HoldfastError
 from app.protocol.group_data import GroupPlan, MemberData
 from app.protocol.liveness import evictor
 
@@ -42,6 +43,9 @@ REBALANCE_MS = 10_000
 """How long the others wait for a member that does not come to a rebalance."""
 
 RETRY_S = 0.1
+
+SILENCE_S = 5.0
+"""So long it is tried to end what a dead worker left open, before anybody takes over from it."""
 
 _REJOIN = (kafka_errors.RebalanceInProgressError,)
 _UNREACHABLE = (kafka_errors.KafkaConnectionError, kafka_errors.NodeNotReadyError, kafka_errors.RequestTimedOutError)
@@ -88,6 +92,7 @@ class Membership(threading.Thread):
         places: every place of the cluster and its partitions, as the leader hands them out.
         standby_replicas: how many workers follow each place besides its host.
         client: keyword arguments of aiokafka's client (addresses, security).
+        transactional_id: of a worker, by its name.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Membership(threading.Thread):
         places: Mapping[str, Sequence[tuple[str, int]]],
         standby_replicas: int,
         client: Mapping[str, Any],
+        transactional_id: Callable[[str], str],
         callbacks: Callbacks,
     ) -> None:
         super().__init__(name="membership", daemon=True)
@@ -111,6 +117,7 @@ class Membership(threading.Thread):
         self._topics = sorted({topic for partitions in places.values() for topic, _ in partitions})
         self._standby_replicas = standby_replicas
         self._client_options = client
+        self._transactional_id = transactional_id
         self._callbacks = callbacks
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -124,7 +131,7 @@ class Membership(threading.Thread):
         self._client: Any = None
         self._plan_now: GroupPlan | None = None
         self._beat_address = ""
-        self._evictions: set[asyncio.Task[None]] = set()
+        self._removals: set[asyncio.Task[None]] = set()
         self._beats = Beats(name, incarnation, bind, dead=self._dead, rejoin=self._rejoin.set)
         self._left: Future[None] = Future()
 
@@ -136,7 +143,7 @@ class Membership(threading.Thread):
 
     def fence(self, transactional_id: str) -> Future[Identity]:
         """See :func:`app.engine.fencing.initialise`."""
-        return asyncio.run_coroutine_threadsafe(initialise(self._client, transactional_id), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._fence(transactional_id), self._loop)
 
     def leave(self, timeout: float = 3.0) -> None:
         """Leave the group and end the thread; the others are told at once."""
@@ -332,9 +339,25 @@ class Membership(threading.Thread):
         if plan is None or evictor(plan.leader, plan.workers, self._beats.dead) != self._name:
             return
         for victim in self._beats.dead & plan.members.keys():
-            task = asyncio.ensure_future(self._evict(plan, victim))
-            self._evictions.add(task)
-            task.add_done_callback(self._evictions.discard)
+            for work in (self._evict(plan, victim), self._silence(victim)):
+                task = asyncio.ensure_future(work)
+                self._removals.add(task)
+                task.add_done_callback(self._removals.discard)
+
+    async def _silence(self, name: str) -> None:
+        """End what a dead worker left open, without waiting for whoever takes its places over.
+
+        Every stream that it was writing to is read no further until then, those of places that stay as well. Whoever
+        takes over fences it again, and only that counts.
+        """
+        try:
+            await asyncio.wait_for(self._fence(self._transactional_id(name)), SILENCE_S)
+        except (HoldfastError, TimeoutError) as error:
+            log.debug("ending what worker %s left open: %r", name, error)
+
+    async def _fence(self, transactional_id: str) -> Identity:
+        """Not over the connection on which a join may be waiting."""
+        return await initialise(self._client, transactional_id, group=ConnectionGroup.DEFAULT)
 
     async def _evict(self, plan: GroupPlan, name: str) -> None:
         """Leave the group in the dead worker's name: any client may, and nobody waits for its session to end.
