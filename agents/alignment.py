@@ -226,7 +226,8 @@ class Alignment:
 
     def lives(self, tenant: str, epoch: int, session: str) -> bool:
         """Are rows of the session under this epoch those that are served here?"""
-        return self._tenants.live(tenant, epoch) and self.owns(tenant, session)
+        served = self._tenants.known(tenant).epoch if self._tenants.serves(tenant) else None
+        return affinity.lives(self.whose(tenant, session), epoch, served)
 
     def _notice(self, notice: closing.Notice) -> None:
         if isinstance(notice, Announce):

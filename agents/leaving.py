@@ -13,7 +13,7 @@ from app.engine.crashpoints import passing
 from app.engine.places import Place
 from app.engine.table import Rows
 from app.protocol import chunks
-from app.protocol.affinity import Change, Line, Sending, Stranger, Whose
+from app.protocol.affinity import Change, Line, Sending, Stranger, Whose, may_leave
 from app.protocol.alignment import Sent, Shipped
 from app.protocol.chunks import SESSION, WAITING, HandOff, Item
 from tables import sessions, waiting
@@ -144,11 +144,7 @@ class Leaving:
         """The tenant, if sessions of it may leave."""
         router, home, epoch = self._place_of(tenant)
         change = changes.get(router)
-        if change is None:
-            return None
-        # One whose home is up and was up before is at home.
-        stays = home in change.after and home in change.before
-        return None if stays else Tenant(router, b"%d" % epoch)
+        return Tenant(router, b"%d" % epoch) if change is not None and may_leave(change, home) else None
 
     def forget(self, router: int) -> None:
         """Nothing of the router's leaves any more."""

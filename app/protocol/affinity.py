@@ -153,6 +153,20 @@ def whose(state: State, tenant: str, session: str, home: int, *, server: int, ro
     return Comes(source)
 
 
+def lives(whose: Whose, epoch: int, served: int | None) -> bool:
+    """Are rows of a session under this epoch of its tenant those that are performed here?
+
+    ``served``: the epoch of which rows are; None: of none, because the tenant stands still. Rows of other epochs are no
+    sessions yet, or none any more; and those that have come are not the server's before all of their source have.
+    """
+    return epoch == served and isinstance(whose, Own)
+
+
+def may_leave(change: Change, home: int) -> bool:
+    """May sessions leave in this view whose tenant is at home there? Of one whose home was up and is, all stay."""
+    return not (home in change.before and home in change.after)
+
+
 def part_of(parts: tuple[Part, ...], source: int) -> Part:
     """What came from ``source``, if anything did."""
     return next((part for part in parts if part.source == source), Part(source))

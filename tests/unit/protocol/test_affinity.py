@@ -2,7 +2,22 @@
 
 import pytest
 
-from app.protocol.affinity import OWN, Aligned, Change, Comes, Early, Part, Receiving, Sending, State, Stranger, whose
+from app.protocol.affinity import (
+    OWN,
+    Aligned,
+    Change,
+    Comes,
+    Early,
+    Part,
+    Receiving,
+    Sending,
+    State,
+    Stranger,
+    Whose,
+    lives,
+    may_leave,
+    whose,
+)
 from app.protocol.backup_order import backup_order
 from app.protocol.placement import Routes, session_key
 
@@ -39,6 +54,30 @@ HERE = Part(1, complete=True)
 )
 def test_whose(state: State, home: int, server: int, expected: object) -> None:
     assert whose(state, "acme", SESSION, home, server=server, routes=Routes()) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "epoch", "served", "expected"),
+    [
+        (OWN, 2, 2, True),
+        (OWN, 1, 2, False),
+        (OWN, 3, 2, False),
+        (OWN, 2, None, False),
+        (Comes(1), 2, 2, False),
+        (Stranger(1), 2, 2, False),
+    ],
+)
+def test_which_rows_are_performed(found: Whose, epoch: int, served: int | None, expected: bool) -> None:
+    assert lives(found, epoch, served) is expected
+
+
+def test_whose_home_was_up_and_is_stays() -> None:
+    twice = Change(7, ALL - {1}, ALL - {1, 2})
+    assert [may_leave(change, home) for change in (FAIL, BACK, twice) for home in range(4)] == [
+        *(False, True, False, False),
+        *(False, True, False, False),
+        *(False, True, True, False),
+    ]
 
 
 def test_a_view_fails_or_restores() -> None:
