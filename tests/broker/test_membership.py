@@ -98,7 +98,8 @@ def test_what_a_dead_worker_left_open_is_ended_at_once(broker: str, namespace: s
     """Whoever reads what others wrote behind it need not wait for a successor."""
     topic = f"{namespace}.open"
     config: dict[str, Any] = {"bootstrap.servers": broker, "log_level": 0}
-    AdminClient(config).create_topics([NewTopic(topic, 1, 1)])[topic].result(60)
+    admin = AdminClient(config)
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(60)
     dead = Producer({**config, "transactional.id": f"{namespace}.w2", "transaction.timeout.ms": 600_000})
     dead.init_transactions(60)
     dead.begin_transaction()
