@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 0.2
 PURGE_S = 0.5
+CONNECT_S = 5.0
 
 LASTING = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -37,6 +38,24 @@ class Announcements:
         self._producer: Producer | None = None
         self._lock = threading.Lock()
 
+    def prepare(self) -> None:
+        """Connect ahead of the first announcement: a new producer takes half a second before it sends.
+
+        Who announces is the thread in which everything happens, for all places of the worker. Returns at once.
+        """
+        threading.Thread(target=self._connect, name="suspects", daemon=True).start()
+
+    def _connect(self) -> None:
+        with self._lock:
+            producer = self._producer = self._producer or self._make()
+        try:
+            producer.list_topics(self._topic, CONNECT_S)
+        except KafkaException as error:
+            log.debug("%s: %s", self._topic, error)
+
+    def _make(self) -> Producer:
+        return Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
+
     def write(self, key: bytes, value: bytes | None, *, timeout: float | None = None) -> None:
         """Return when the record is durable; None deletes the key. Without a ``timeout`` it waits for the broker.
 
@@ -57,9 +76,7 @@ class Announcements:
 
     def _attempt(self, key: bytes, value: bytes | None, deadline: float | None) -> KafkaError | None:
         """Write once; returns why it was not."""
-        if self._producer is None:
-            self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
-        producer = self._producer
+        producer = self._producer = self._producer or self._make()
         answers: list[KafkaError | None] = []
         try:
             producer.produce(self._topic, value, key, 0, on_delivery=lambda error, message: answers.append(error))

@@ -189,6 +189,7 @@ class Engine:
         """Serve until :meth:`stop`; raises what ended the worker otherwise."""
         _calm_collector()
         started = self._committer.start()
+        self.announcements.prepare()
         while not started.done() and not self._stop:
             await asyncio.wait({asyncio.wrap_future(started)}, timeout=HOUSEKEEPING_S)
         for thread in (self.changelog, self.flow.fetcher, self.janitor, self._membership):

@@ -125,6 +125,7 @@ class Membership(threading.Thread):
         self._member_id = ""
         self._generation = -1
         self._joins = 0
+        self._asks = False
         self._answers = True
         self._assigned_generation: int | None = None
         self._coordinator: int | None = None
@@ -138,8 +139,16 @@ class Membership(threading.Thread):
     # -- from other threads ---------------------------------------------------------------------------------------
 
     def rejoin(self) -> None:
-        """Join again soon: rows are warm, or a commit was refused."""
-        self._loop.call_soon_threadsafe(self._rejoin.set)
+        """Join again soon: rows are warm, or a commit was refused.
+
+        The others are told. They would hear of it from the broker with their next heartbeats, and who has joined waits.
+        """
+
+        def ask() -> None:
+            self._asks = True
+            self._rejoin.set()
+
+        self._loop.call_soon_threadsafe(ask)
 
     def fence(self, transactional_id: str) -> Future[Identity]:
         """See :func:`app.engine.fencing.initialise`."""
@@ -258,6 +267,9 @@ class Membership(threading.Thread):
         self._joins += 1
         await self._callbacks.before_join(self._joins)
         self._rejoin.clear()
+        if self._asks:
+            self._asks = False
+            self._beats.tell_rejoin()
         data = replace(self._callbacks.describe(), beat=self._beat_address, join=self._joins)
         metadata = ConsumerProtocolMemberMetadata(0, self._topics, data.encode()).encode()
         while True:
