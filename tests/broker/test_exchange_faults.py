@@ -1,6 +1,7 @@
 """Client, server and manager killed -9, alone and in pairs: every request answered once as stored, in order."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -172,12 +173,6 @@ def host_of(workers: Workers, exchange: str) -> tuple[Worker, dict[str, Any]]:
     return next(worker for worker in workers.running if worker.name == shown["worker"]), shown
 
 
-def is_assigned(workers: Workers, exchange: str, *, submitted: int) -> bool:
-    """Whether a manager has so many requests of it and a server session for them."""
-    status, shown = workers.running[0].get(f"/api/exchanges/{exchange}")
-    return status == 200 and shown["assignment"] == 1 and shown["submitted"] == submitted
-
-
 @pytest.mark.settings(**SETTINGS)
 def test_the_backup_restarts_both_sides_from_the_rows(workers: Workers) -> None:
     """With live instances on both sides: each gets its restart data and both queues, as they stand in the rows."""
@@ -231,12 +226,12 @@ import json, os, signal, sys, time
 directory = sys.argv[1]
 count = len(os.listdir(directory))
 shown = json.load(open(os.environ["HOLDFAST_RESTART_FILE"]))
-shown["exchange in the environment"] = os.environ["HOLDFAST_EXCHANGE"]
+note = {"pid": os.getpid(), "exchange": os.environ["HOLDFAST_EXCHANGE"], "shown": shown}
 with open(os.path.join(directory, f"writing-{count}"), "w") as file:
-    json.dump(shown, file)
+    json.dump(note, file)
 os.rename(file.name, os.path.join(directory, f"start-{count}"))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-time.sleep(120)
+time.sleep(600)
 """
 
 
@@ -258,6 +253,7 @@ class Supervised:
         return [json.loads(path.read_text()) for path in sorted(self.directory.glob("start-*"))]
 
     def wait(self, count: int) -> dict[str, Any]:
+        """What the program was started with the ``count``-th time."""
         wait_for(lambda: len(self.starts()) >= count, WAIT_S, f"start number {count}")
         return self.starts()[count - 1]
 
@@ -267,61 +263,89 @@ class Supervised:
         self.process.wait(30)
 
 
-def write(workers: Workers, topic: str, key: str, *records: dict[str, Any]) -> int:
-    """Write to a topic of exchanges as a program in any language does; the offset of the first record."""
-    producer = Producer({**workers.config, "enable.idempotence": True})
-    offsets: list[int] = []
-    partition = partition_of(key.encode(), workers.settings.routers)
-    for record in records:
-        producer.produce(
-            Names(workers.namespace).topic(topic),
+class Voices:
+    """What both programs say, written to the topics as a program in any language does, from a thread of its own.
+
+    The programs themselves are silent, so that the test decides how long each of them is there.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._producer = Producer({**workers.config, "enable.idempotence": True})
+        self._silent = threading.Event()
+        self.client = self.write("requests", "sim", {"type": "open", "client": "laptop"})
+        self.server = self.write("responses", "hpc-9", {"type": "open", "server": "hpc-9"})
+        self._thread = threading.Thread(target=self._beat)
+        self._thread.start()
+
+    def write(self, topic: str, key: str, record: dict[str, Any], partition: int | None = None) -> int:
+        """Write a record and return its offset."""
+        offsets: list[int] = []
+        self._producer.produce(
+            Names(self._workers.namespace).topic(topic),
             json.dumps({"v": 1, **record}).encode(),
             key.encode(),
-            partition,
+            partition_of(key.encode(), self._workers.settings.routers) if partition is None else partition,
             on_delivery=lambda _, message: offsets.append(message.offset() or 0),
         )
-    assert producer.flush(WAIT_S) == 0
-    return offsets[0]
+        assert self._producer.flush(WAIT_S) == 0
+        return offsets[0]
+
+    def _beat(self) -> None:
+        place = partition_of(b"sim", self._workers.settings.routers)
+        alive = {"type": "alive", "server": "hpc-9", "incarnation": self.server}
+        while not self._silent.wait(0.2):
+            self.write("requests", "sim", {"type": "alive", "incarnation": self.client})
+            self.write("responses", "hpc-9", alive, place)
+
+    def end(self) -> None:
+        self._silent.set()
+        self._thread.join(WAIT_S)
 
 
-@pytest.mark.soak
-@pytest.mark.settings(**SETTINGS)
-def test_programs_under_their_host_supervisors_are_started_anew(workers: Workers, tmp_path: Path) -> None:
-    """A program that does not answer its manager within the lease is started again with what the rows hold."""
-    workers.start_ready("w1", "w2")
-    server = write(workers, "responses", "hpc-9", {"type": "open", "server": "hpc-9"})
-    partition = partition_of(b"sim", workers.settings.routers)
-    producer = Producer(workers.config)
-    alive = {"v": 1, "type": "alive", "server": "hpc-9", "incarnation": server}
-    producer.produce(Names(workers.namespace).responses, json.dumps(alive).encode(), b"hpc-9", partition)
-    assert producer.flush(WAIT_S) == 0
-    client = write(workers, "requests", "sim", {"type": "open", "client": "laptop"})
-    submit = {"type": "submit", "incarnation": client, "body": {"n": 1}, "restart": {"step": 1}}
-    write(workers, "requests", "sim", {**submit, "op": 1, "number": 1}, {**submit, "op": 2, "number": 2})
-    wait_for(lambda: is_assigned(workers, "sim", submitted=2), WAIT_S, "the server session has its requests")
+def converse(workers: Workers, voices: Voices) -> dict[str, Any]:
+    """Two requests, one of them answered; the exchange as its manager shows it then."""
+    wait_for(lambda: _shown(workers, "sim").get("assignment") == 1, WAIT_S, "a server session is assigned")
+    submit = {"type": "submit", "incarnation": voices.client, "body": {"n": 1}, "restart": {"step": 1}}
+    for number in (1, 2):
+        voices.write("requests", "sim", {**submit, "op": number, "number": number})
     respond = {"type": "respond", "server": "hpc-9", "assignment": 1, "op": 1, "number": 1}
-    write(workers, "responses", "sim", {**respond, "body": {"x": 1}, "restart": {"done": 1}})
-    wait_for(lambda: host_of(workers, "sim")[1]["answered"] == 1, WAIT_S, "the response is stored")
-    supervised = [
-        Supervised(workers, tmp_path / "client", "--client", "laptop", "--exchange", "sim"),
-        Supervised(workers, tmp_path / "server", "--server", "hpc-9"),
-    ]
+    wait_for(lambda: _shown(workers, "sim")["submitted"] == 2, WAIT_S, "both requests are stored")
+    voices.write("responses", "sim", {**respond, "body": {"x": 1}, "restart": {"done": 1}})
+    wait_for(lambda: _shown(workers, "sim")["answered"] == 1, WAIT_S, "the response is stored")
+    return _shown(workers, "sim")
+
+
+@pytest.mark.settings(**{**SETTINGS, "lease": 4})
+def test_programs_under_their_host_supervisors_are_started_anew(workers: Workers, tmp_path: Path) -> None:
+    """One that dies is started again at once; one that is silent, when the manager's backup has not reached it."""
+    workers.start_ready("w1", "w2")
+    client = Supervised(workers, tmp_path / "client", "--client", "laptop", "--exchange", "sim")
+    server = Supervised(workers, tmp_path / "server", "--server", "hpc-9")
+    voices = None
     try:
-        host, row = host_of(workers, "sim")
-        if row["server"] == "hpc-9":
-            host.kill9()
-        for one in supervised:
-            one.wait(2)
-        client_told = supervised[0].starts()[-1]
-        assert client_told["exchange in the environment"] == client_told["exchange"] == "sim"
-        assert client_told["restart"] == {"step": 1}
-        assert [entry["number"] for entry in client_told["requests"]] == [2]
-        assert client_told["responses"] == [{"number": 1, "body": {"x": 1}}]
-        first = supervised[1].starts()[0]["exchanges"]
-        if first:
-            assert (first[0]["exchange"], first[0]["restart"]) == ("sim", {"done": 1})
+        assert client.wait(1)["shown"]["outcome"] == "unknown"
+        first = server.wait(1)
+        assert first["shown"] == {"server": "hpc-9", "exchanges": []}
+        voices = Voices(workers)
+        row = converse(workers, voices)
+        os.kill(first["pid"], signal.SIGKILL)
+        [given] = server.wait(2)["shown"]["exchanges"]
+        assert (given["exchange"], given["restart"]) == ("sim", row["server_restart"]) == ("sim", {"done": 1})
+        assert (given["requests"], given["responses"]) == (row["requests"], row["responses"])
+        host_of(workers, "sim")[0].kill9()
+        voices.end()
+        again = client.wait(2)
+        assert again["exchange"] == again["shown"]["exchange"] == "sim"
+        assert again["shown"]["restart"] == row["client_restart"] == {"step": 1}
+        assert again["shown"]["requests"] == row["requests"] == [{"number": 2, "body": {"n": 1}}]
+        assert again["shown"]["responses"] == row["responses"] == [{"number": 1, "body": {"x": 1}}]
+        assert server.wait(3)["shown"]["exchanges"] == [], "it was silent, so it has lost the exchange"
+        assert _shown(workers, "sim")["server"] is None
     finally:
-        for one in supervised:
+        if voices is not None:
+            voices.end()
+        for one in (client, server):
             one.close()
 
 
@@ -341,6 +365,11 @@ def test_a_worker_that_stood_still_and_one_that_thawed(workers: Workers, program
     stop(programs, names)
 
 
-def _answered(workers: Workers, exchange: str) -> int:
+def _shown(workers: Workers, exchange: str) -> dict[str, Any]:
+    """The exchange as a worker shows it; nothing when its manager is just changing its host."""
     status, shown = workers.running[0].get(f"/api/exchanges/{exchange}")
-    return int(shown["answered"]) if status == 200 else 0
+    return shown if status == 200 else {}
+
+
+def _answered(workers: Workers, exchange: str) -> int:
+    return int(_shown(workers, exchange).get("answered", 0))
