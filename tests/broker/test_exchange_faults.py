@@ -21,41 +21,13 @@ from app.protocol.murmur2 import partition_of
 from app.topics import Names
 from tests.support import exchanges
 from tests.support.cluster import Worker, Workers, wait_for
+from tests.support.storm import Programs, audit, begin, finish, stop, storm
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(280)]
 
 WAIT_S = 60.0
 FOR_EVER = "1000000"
 SETTINGS = {"lease": 2, "max_crashes": 100}
-
-
-class Programs:
-    """Processes of client and server computers; started again when they are killed."""
-
-    def __init__(self, workers: Workers, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
-        self.directory = directory
-        self.config = {"HOLDFAST_BOOTSTRAP": workers.settings.bootstrap, "HOLDFAST_NAMESPACE": workers.namespace}
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._arguments: dict[str, tuple[str, ...]] = {}
-
-    def start(self, name: str, *arguments: str) -> None:
-        self._arguments[name] = arguments
-        self.running[name] = exchanges.start(self.config, self.directory / f"{name}.log", *arguments)
-
-    def kill9(self, name: str) -> None:
-        self.running[name].kill()
-        self.running[name].wait(10)
-        self.start(name, *self._arguments[name])
-
-    def text(self) -> str:
-        files = [*sorted(self.directory.glob("*.log")), *sorted(self.directory.glob("failed-*"))]
-        return "\n".join(f"--- {path.name}\n{path.read_text()[-3_000:]}" for path in files)
-
-    def close(self) -> None:
-        for process in self.running.values():
-            process.kill()
-            process.wait(10)
 
 
 @pytest.fixture
@@ -65,68 +37,13 @@ def programs(workers: Workers, tmp_path: Path) -> Iterator[Programs]:
     made.close()
 
 
-def finish(programs: Programs, names: list[str], timeout: float = WAIT_S) -> None:
-    """Wait until the client has driven every exchange to its end, and found nothing wrong."""
-
-    def ended() -> bool:
-        return programs.running["client"].poll() is not None
-
-    try:
-        wait_for(ended, timeout, "the client ends")
-        assert programs.running["client"].returncode == 0
-        notes = {path.stem: json.loads(path.read_text()) for path in programs.directory.glob("*.json")}
-        assert set(notes) == set(names)
-        assert all(note["received"] for note in notes.values())
-        assert not list(programs.directory.glob("failed-*"))
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{programs.text()}") from None
-
-
-def stop(programs: Programs, names: list[str]) -> None:
-    """The client has submitted enough: it ends when everything is answered."""
-    (programs.directory / exchanges.STOP).touch()
-    finish(programs, names)
-
-
-def storm(workers: Workers, programs: Programs, rng: random.Random, kills: int, pause_s: float) -> None:
-    """Kill one or two of the parties at a time; a worker's successor is there before the next one dies."""
-    for _ in range(kills):
-        if programs.running["client"].poll() is not None:
-            return
-        for victim in rng.sample(["client", "server-a", "server-b", "worker"], rng.choice([1, 1, 2])):
-            if victim == "worker":
-                name = rng.choice(["w1", "w2"])
-                next(worker for worker in workers.running if worker.name == name).kill9()
-                workers.start(name).wait_ready()
-            else:
-                programs.kill9(victim)
-        threading.Event().wait(pause_s * rng.random())
-
-
-def begin(workers: Workers, programs: Programs, names: list[str], requests: int, seconds: str) -> None:
-    """Two workers, two server sessions that take so long for a request, a client."""
-    workers.start_ready("w1", "w2")
-    programs.start("server-a", "server", "a", seconds)
-    programs.start("server-b", "server", "b", seconds)
-    programs.start("client", "client", str(programs.directory), ",".join(names), str(requests))
-
-
 @pytest.mark.settings(**SETTINGS)
 def test_all_parties_killed_at_random(workers: Workers, programs: Programs) -> None:
     names = [f"storm-{number}" for number in range(8)]
     begin(workers, programs, names, 30, "0.02")
     storm(workers, programs, random.Random(1), kills=5, pause_s=2.0)
-    finish(programs, names)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3_600)
-@pytest.mark.settings(**SETTINGS)
-def test_a_thousand_exchanges_with_all_parties_killed_at_random(workers: Workers, programs: Programs) -> None:
-    names = [f"storm-{number}" for number in range(1_000)]
-    begin(workers, programs, names, 50, "0.002")
-    storm(workers, programs, random.Random(2), kills=60, pause_s=10.0)
-    finish(programs, names, 1_800)
+    finish(programs, names, WAIT_S)
+    audit(workers, names, 30)
 
 
 UNIT_POINTS = ("before-changelog", "before-offsets", "before-commit", "after-commit")
