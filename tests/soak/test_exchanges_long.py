@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.broker, pytest.mark.settings(lease=2
 
 EXCHANGES, REQUESTS = 1_000, 50
 KILLS_MAX = 200
-END_S = 1_800.0
+END_S = 600.0
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def test_a_thousand_exchanges_with_all_parties_killed_at_random(
 ) -> None:
     names = [f"storm-{number}" for number in range(EXCHANGES)]
     begin(workers, programs, names, REQUESTS, "0.001")
-    killed = storm(workers, programs, random.Random(seed), kills=KILLS_MAX, pause_s=10.0)
+    killed = storm(workers, programs, random.Random(seed), kills=KILLS_MAX, between=4_000)
     finish(programs, names, END_S)
     audit(workers, names, REQUESTS)
     print(f"{EXCHANGES} exchanges of {REQUESTS} requests, seed {seed}; killed: {dict(killed)}")
-    assert killed.total() >= 3, "there was work to be disturbed"
+    assert killed.total() >= 10, "there was work to be disturbed"

@@ -3,7 +3,6 @@
 import json
 import random
 import subprocess
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -39,6 +38,16 @@ class Programs:
     def again(self, name: str) -> None:
         """Start a program that was killed once more."""
         self.start(name, *self._arguments[name])
+
+    def work(self, operations: int) -> None:
+        """Let the client go on until so many operations more are stored, or everything is done."""
+        journal = self.directory / exchanges.JOURNAL
+
+        def stored() -> int:
+            return journal.read_bytes().count(b"=") if journal.exists() else 0
+
+        enough = stored() + operations
+        wait_for(lambda: not self.working or stored() >= enough, WAIT_S, "work goes on")
 
     @property
     def working(self) -> bool:
@@ -82,13 +91,15 @@ def begin(workers: Workers, programs: Programs, names: list[str], requests: int,
     programs.start("client", "client", str(programs.directory), ",".join(names), str(requests))
 
 
-def storm(workers: Workers, programs: Programs, rng: random.Random, kills: int, pause_s: float) -> Counter[str]:
+def storm(workers: Workers, programs: Programs, rng: random.Random, kills: int, between: int) -> Counter[str]:
     """Kill one or two of the parties at once, and start new processes; return who was killed how often.
 
-    A worker's successor serves before the next one dies, so that one of the two always has the rows.
+    About ``between`` operations of the client are stored from one death to the next one. A worker's successor serves
+    before the next one dies, so that one of the two always has the rows.
     """
     killed: Counter[str] = Counter()
     for _ in range(kills):
+        programs.work(rng.randint(between // 2, 3 * between // 2))
         if not programs.working:
             break
         victims = rng.sample(PARTIES, rng.choice([1, 1, 2]))
@@ -104,7 +115,6 @@ def storm(workers: Workers, programs: Programs, rng: random.Random, kills: int, 
         if "worker" in victims:
             workers.start(name).wait_ready(WAIT_S)
         killed["+".join(sorted(victims))] += 1
-        threading.Event().wait(pause_s * rng.random())
     return killed
 
 
