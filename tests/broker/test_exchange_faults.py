@@ -41,7 +41,7 @@ def programs(workers: Workers, tmp_path: Path) -> Iterator[Programs]:
 def test_all_parties_killed_at_random(workers: Workers, programs: Programs) -> None:
     names = [f"storm-{number}" for number in range(8)]
     begin(workers, programs, names, 30, "0.02")
-    storm(workers, programs, random.Random(1), kills=6, between=60)
+    storm(workers, programs, random.Random(1), kills=5, between=60)
     finish(programs, names, WAIT_S)
     audit(workers, names, 30)
 

@@ -29,7 +29,7 @@ def test_a_thousand_exchanges_with_all_parties_killed_at_random(
 ) -> None:
     names = [f"storm-{number}" for number in range(EXCHANGES)]
     begin(workers, programs, names, REQUESTS, "0.001")
-    killed = storm(workers, programs, random.Random(seed), kills=KILLS_MAX, between=4_000)
+    killed = storm(workers, programs, random.Random(seed), kills=KILLS_MAX, between=2_000)
     finish(programs, names, END_S)
     audit(workers, names, REQUESTS)
     print(f"{EXCHANGES} exchanges of {REQUESTS} requests, seed {seed}; killed: {dict(killed)}")
