@@ -140,7 +140,7 @@ def drive(exchange: str, requests: int, note: Path, journal: Journal) -> None:
 def check_queues(session: ClientSession, restart: Restart, chain: Chain) -> None:
     """Both queues of a restarted client: everything that is neither answered nor acknowledged, whole and in order."""
     requests, responses = session.requests, session.responses
-    numbers = [entry.number for entry in (*responses, *requests)]
+    numbers = [*(answer.number for answer in responses), *(queued.number for queued in requests)]
     check("queued numbers", numbers, list(range(restart.acknowledged + 1, restart.submitted + 1)))
     for queued in requests:
         check("a queued request", queued.body, request(session.exchange, queued.number))
