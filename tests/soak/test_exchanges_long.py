@@ -33,4 +33,4 @@ def test_a_thousand_exchanges_with_all_parties_killed_at_random(
     finish(programs, names, END_S)
     audit(workers, names, REQUESTS)
     print(f"{EXCHANGES} exchanges of {REQUESTS} requests, seed {seed}; killed: {dict(killed)}")
-    assert killed.total() >= 10, "there was work to be disturbed"
+    assert killed.total() >= 5, "there was work to be disturbed"
