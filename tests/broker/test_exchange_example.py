@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -97,6 +98,10 @@ def guide(workers: Workers, directory: Path) -> tuple[Path, Path]:
     return client, server
 
 
+def reached(workers: Workers, steps: int) -> bool:
+    return acknowledged(workers, "sim-42") >= steps
+
+
 @pytest.mark.settings(max_crashes=100)
 def test_the_programs_of_the_guide(workers: Workers, tmp_path: Path) -> None:
     """Every step is performed and answered, however often either of them is killed -9."""
@@ -106,7 +111,7 @@ def test_the_programs_of_the_guide(workers: Workers, tmp_path: Path) -> None:
     client = Host(workers, ("--client", "laptop-7", "--exchange", "sim-42"), str(drive))
     try:
         for steps in (5, 20, 35):
-            wait_for(lambda steps=steps: acknowledged(workers, "sim-42") >= steps, WAIT_S, f"{steps} steps")
+            wait_for(partial(reached, workers, steps), WAIT_S, f"{steps} steps")
             client.kill_program()
         server.kill_program()
         assert client.process.wait(WAIT_S) == 0
