@@ -110,7 +110,7 @@ def test_the_programs_of_the_guide(workers: Workers, tmp_path: Path) -> None:
     server = Host(workers, ("--server", "hpc-1"), str(work))
     client = Host(workers, ("--client", "laptop-7", "--exchange", "sim-42"), str(drive))
     try:
-        for steps in (5, 20, 35):
+        for steps in (5, 25):
             wait_for(partial(reached, workers, steps), WAIT_S, f"{steps} steps")
             client.kill_program()
         server.kill_program()
