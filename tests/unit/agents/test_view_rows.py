@@ -7,6 +7,7 @@ import pytest
 
 from agents import alignment, leaving
 from agents.server import Server
+from app.protocol.affinity import Sending
 from tables import sessions, waiting
 from tests.unit.agents.slow import Slow, add
 from tests.unit.agents.test_views import (
@@ -37,6 +38,12 @@ def waits(host: Host) -> int:
 def returning(source: Host) -> list[bytes]:
     """What waits there of sessions that go home."""
     return [key for key in source.rows(waiting.NAME) if HOMES[key.split(b"\0", 1)[0].decode()] == FAILED]
+
+
+def sends(source: Host) -> bool:
+    """Is there anything left to be said of what has left?"""
+    assert isinstance(source.resident, Server)
+    return any(isinstance(state, Sending) for state in source.resident.alignment.states)
 
 
 class Homecoming:
@@ -77,8 +84,10 @@ class Homecoming:
     def rest(self, source: Host) -> None:
         while returning(source):
             self.page(source)
-        for host in (source, source, self.home):
-            host.turn()
+        while sends(source):
+            source.resident.on_time(time.time())
+            source.commit()
+        self.home.turn()
         self.whole += self.sending[source.number]
         self.check()
 
