@@ -323,6 +323,8 @@ class Copying:
                 for key in keys:
                     rows.delete(key)
                 self._context.engine.unit.weight += len(keys)
+                if keys:
+                    passing("move-sweeps")
                 yield
         self.tenants.done(chore)
 

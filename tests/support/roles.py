@@ -1,0 +1,240 @@
+"""Migrations whose hosts are killed: who plays which part, who dies when, and what may be left of it.
+
+A case is a point and the roles that die there. Whoever passes the point first stops; then the hosts of those roles are
+killed at once, the others go on. The dead are started again, the migration has to end by itself.
+"""
+
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import combinations, count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from app.observe.reading import read_account, wait_for_results
+from app.protocol.moves import Settled
+from app.protocol.murmur2 import partition_of
+from app.protocol.placement import home_of
+from tables import handoffs, parked, placements, sessions, waiting
+from tests.support import chain
+from tests.support.cluster import Worker, Workers, wait_for
+from tests.support.job import check_chains, when_sent
+from tests.support.load import Load, Plan
+from tests.support.moves import Mover
+
+POINTS: Final = {
+    "move-ordered": "router",
+    "move-copies": "source",
+    "move-stages": "target",
+    "move-closes": "router",
+    "move-cut": "source",
+    "move-complete": "source",
+    "move-installed": "target",
+    "move-decided": "router",
+    "move-lives": "target",
+    "move-releases": "router",
+    "move-settled": "router",
+    "move-sweeps": "source",
+}
+"""The points of a migration in their order, and who passes them."""
+
+ROLES: Final = ("source", "target", "router")
+DEATHS: Final = tuple(dead for size in (1, 2) for dead in combinations(ROLES, size))
+NAMES: Final = ("w1", "w2", "w3")
+PATIENCE_S: Final = 150.0
+TYPES: Final = ("chain.link", "chain.link", "chain.link", "chain.async", "chain.retry")
+
+
+class Cast(NamedTuple):
+    """A tenant that three workers have to do with: ``hosts`` by role."""
+
+    prefix: str
+    tenant: str
+    home: int
+    target: int
+    hosts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of a case."""
+
+    point: str
+    dead: tuple[str, ...]
+    event: dict[str, Any]
+    seconds: float
+
+    def __str__(self) -> str:
+        event = self.event
+        ended = f"{event['event']}, {event['rows']} rows, {event['parked']} parked, pause {event['pause_ms']} ms"
+        return f"{self.point:15} {' and '.join(self.dead):18} {ended}, {self.seconds:.1f} s"
+
+
+class Stage:
+    """Three workers that halt where they are told, with neighbours' traffic; every case has a tenant of its own."""
+
+    def __init__(self, workers: Workers, mover: Mover) -> None:
+        self.workers = workers
+        self.mover = mover
+        self._orders = Path(workers.directory) / "halt"
+        self._current: dict[str, Worker] = {}
+        self._loads: list[Load] = []
+        self._numbers = count()
+
+    def __enter__(self) -> Self:
+        for name in NAMES:
+            self._start(name)
+        for worker in self._current.values():
+            worker.wait_ready(PATIENCE_S)
+        self._load("n", 20, 100, 10)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for load in self._loads:
+            load.stop()
+
+    def _start(self, name: str) -> None:
+        self._current[name] = self.workers.start(name, HOLDFAST_CRASH_AT=f"@{self._orders}")
+
+    def _load(self, prefix: str, tenants: int, rate: float, sessions: int) -> Load:
+        plan = Plan(
+            tasks=10**7, tenants=tenants, sessions=tenants * sessions, rate=rate, types=TYPES, prefix=prefix, seed=7
+        )
+        load = Load(self.workers.config, self.workers.namespace, plan).start()
+        self._loads.append(load)
+        return load
+
+    # -- a case -------------------------------------------------------------------------------------------------------
+
+    def play(self, point: str, dead: tuple[str, ...], *, offline: bool = False) -> Told:
+        """Let these roles die at the point, and see the migration end as if nothing had been."""
+        found = self._cast()
+        begun = time.monotonic()
+        load = self._load(found.prefix, 1, 250, 25)
+        when_sent(load, 150)
+        self._orders.write_text(point)
+        command = self.mover.migrate(found.tenant, found.target, offline=offline)
+        halted = wait_for(self._halted, PATIENCE_S, f"somebody comes to {point}")
+        assert halted == found.hosts[POINTS[point]], f"{halted} passes {point}, not the {POINTS[point]} of {found}"
+        self._kill({found.hosts[role] for role in dead})
+        if self._current[halted].running:
+            self._current[halted].sigcont()
+        for name in [name for name, worker in self._current.items() if not worker.running]:
+            self._start(name)
+        event = self.mover.end(command, PATIENCE_S)
+        told = Told(point, dead, event, time.monotonic() - begun)
+        assert event["event"] == "migration-succeeded", (told, event)
+        when_sent(load, load.acknowledged + 50)
+        load.stop()
+        load.join()
+        config, namespace = self.workers.config, self.workers.namespace
+        left = time.monotonic() + PATIENCE_S
+        while rest := remains(config, namespace, found.tenant, found.target):
+            assert time.monotonic() < left, f"{told}: {len(rest)} rows are left behind: {rest[:5]}"
+        self.mover.poll()
+        assert len(self.mover.finals(command)) == 1, told
+        return told
+
+    def _halted(self) -> str:
+        pids = {worker.pid: name for name, worker in self._current.items()}
+        for path in self._orders.parent.glob(f"{self._orders.name}.*"):
+            pid = int(path.suffix[1:])
+            if pid in pids and _stopped(pid):
+                path.unlink()
+                return pids[pid]
+        return ""
+
+    def _kill(self, names: Iterable[str]) -> None:
+        """All at once: nobody may notice the one before the other."""
+        killed = [self._current[name] for name in names]
+        for worker in killed:
+            worker.process.kill()
+        for worker in killed:
+            worker.process.wait(10)
+
+    # -- who plays what -----------------------------------------------------------------------------------------------
+
+    def _cast(self) -> Cast:
+        """A new tenant whose source, target and router three workers host, once all is calm."""
+        found = wait_for(self._calm, PATIENCE_S, "all workers host places, and all servers are up")
+        routers = {router: entry["name"] for entry in found["workers"] for router in entry["routers"]}
+        servers = {entry["server"]: entry["host"] for entry in found["servers"]}
+        for number in self._numbers:
+            prefix = f"m{number:03d}-"
+            tenant = f"{prefix}0000"
+            home = home_of(tenant.encode(), None, len(servers))
+            router = routers[partition_of(tenant.encode(), len(routers))]
+            for target, host in servers.items():
+                if len({servers[home], host, router}) == len(ROLES):
+                    hosts = {"source": servers[home], "target": host, "router": router}
+                    return Cast(prefix, tenant, home, target, hosts)
+        raise AssertionError("there is no end of numbers")
+
+    def _calm(self) -> dict[str, Any]:
+        for worker in self._current.values():
+            if not worker.url:
+                with suppress(AssertionError):
+                    worker.wait_ready(0.05)
+        if not all(worker.url and worker.running for worker in self._current.values()):
+            return {}
+        status = next(iter(self._current.values())).get("/api/status")[1]
+        if not isinstance(status, dict) or status.get("warming"):
+            return {}
+        serving = {entry["name"] for entry in status["workers"] if entry["servers"]}
+        up = all(entry["up"] and entry["host"] in serving for entry in status["servers"])
+        return status if serving == set(NAMES) and up else {}
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def account(self) -> None:
+        """Every task of every load has its one result, in its order."""
+        for load in self._loads:
+            load.stop()
+        sent = sum(load.join() for load in self._loads)
+        config, namespace = self.workers.config, self.workers.namespace
+        wait_for_results(config, namespace, sent, deadline=time.monotonic() + PATIENCE_S, quiet_s=60)
+        account = read_account(config, namespace, deadline=time.monotonic() + PATIENCE_S)
+        assert account.ok, f"{account}\n{self.workers.logs()}"
+        assert account.sent == sent == account.performed, str(account)
+        check_chains(self.workers, deadline=time.monotonic() + PATIENCE_S)
+
+
+def _stopped(pid: int) -> bool:
+    said = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return said.stdout.strip().startswith("T")
+
+
+def remains(config: dict[str, str | int], namespace: str, tenant: str, home: int) -> list[str]:
+    """What there is of a tenant anywhere but at its home: rows, marks, what is staged, what is parked, chores."""
+    return list(_remains(config, namespace, tenant, home))
+
+
+def _remains(config: dict[str, str | int], namespace: str, tenant: str, home: int) -> Iterator[str]:
+    def rows(table: str) -> Iterator[tuple[bytes, int, bytes]]:
+        found = chain.latest(config, namespace, table, deadline=time.monotonic() + PATIENCE_S)
+        return ((key, where, row) for (key, where), row in found.items())
+
+    name = tenant.encode()
+    states = {key: placements.decode(row) for key, _, row in rows(placements.NAME)}
+    state = states.get(name)
+    if state is None or not isinstance(state, Settled) or state.home != home:
+        yield f"it is {state}"
+        return
+    live = sessions.key_of(tenant, state.placement.epoch, "")
+    for table in (sessions.NAME, waiting.NAME):
+        for key, where, _ in rows(table):
+            if key.startswith(name + b"\0") and (where != home or not key.startswith(live)):
+                yield f"{table} at server {where}: {key!r}"
+    for key, where, row in rows(handoffs.NAME):
+        if key == handoffs.tenant_key(tenant):
+            known = handoffs.decode(row)
+            if (known.shipping, known.staging) != (None, None):
+                yield f"server {where}: {known}"
+        elif key.split(b"\0")[1:2] == [name]:
+            yield f"handoffs at server {where}: {key!r}"
+    yield from (f"parked: {key!r}" for key, _, _ in rows(parked.NAME) if key.startswith(name + b"\0"))
