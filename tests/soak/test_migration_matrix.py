@@ -14,5 +14,5 @@ def test_everybody_dies_at_a_point(workers: Workers, point: str) -> None:
     """The migration succeeds, with one final event, a clean account, and no row anywhere but at the new home."""
     with Mover(workers.config, workers.namespace) as mover, Stage(workers, mover) as stage:
         for number, dead in enumerate(DEATHS):
-            print(stage.play(point, dead, offline=number % 2 == 1))
+            print(stage.play(point, dead, offline=number % 2 == 1), flush=True)
         stage.account()

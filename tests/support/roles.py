@@ -45,7 +45,8 @@ ROLES: Final = ("source", "target", "router")
 DEATHS: Final = tuple(dead for size in (1, 2) for dead in combinations(ROLES, size))
 NAMES: Final = ("w1", "w2", "w3")
 PATIENCE_S: Final = 150.0
-TYPES: Final = ("chain.link", "chain.link", "chain.link", "chain.async", "chain.retry")
+TYPES: Final = (*["chain.link"] * 8, "chain.async", "chain.retry")
+"""Few enough are retried that the sessions keep up with what is sent."""
 
 
 class Cast(NamedTuple):
@@ -89,7 +90,7 @@ class Stage:
             self._start(name)
         for worker in self._current.values():
             worker.wait_ready(PATIENCE_S)
-        self._load("n", 20, 100, 10)
+        self._load("n", 20, 50, 10)
         return self
 
     def __exit__(
@@ -115,7 +116,7 @@ class Stage:
         """Let these roles die at the point, and see the migration end as if nothing had been."""
         found = self._cast()
         begun = time.monotonic()
-        load = self._load(found.prefix, 1, 250, 25)
+        load = self._load(found.prefix, 1, 200, 50)
         when_sent(load, 150)
         self._orders.write_text(point)
         command = self.mover.migrate(found.tenant, found.target, offline=offline)
