@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.timeout(400)]
 SEED = 5
 
 
+@pytest.mark.settings(rehome_after=600)
 def test_some_die_in_a_migration(workers: Workers) -> None:
     """Three cases of the matrix in `tests/soak/test_migration_matrix.py`, chosen by a seed."""
     chosen = random.Random(SEED)

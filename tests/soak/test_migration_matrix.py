@@ -9,6 +9,7 @@ from tests.support.roles import DEATHS, POINTS, Stage
 pytestmark = [pytest.mark.broker, pytest.mark.soak, pytest.mark.timeout(900)]
 
 
+@pytest.mark.settings(rehome_after=600)
 @pytest.mark.parametrize("point", POINTS)
 def test_everybody_dies_at_a_point(workers: Workers, point: str) -> None:
     """The migration succeeds, with one final event, a clean account, and no row anywhere but at the new home."""
