@@ -127,9 +127,7 @@ class Stage:
             path.unlink()
         self._orders.write_text(point)
         command = self.mover.migrate(found.tenant, found.target, offline=offline)
-        self.mover.until(
-            lambda: bool(self._halted() or self.mover.finals(command)), f"somebody is at {point}", PATIENCE_S
-        )
+        self.mover.until(lambda: bool(self._halted() or self._given_up(command)), f"{point} is passed", PATIENCE_S)
         halted = self._halted()
         assert halted, f"nobody has passed {point}: {self.mover.finals(command)}"
         # Whoever has joined meanwhile may have taken a place over: who halts plays the part, whatever was expected.
@@ -153,6 +151,9 @@ class Stage:
         assert len(self.mover.finals(command)) == 1, told
         return told
 
+    def _given_up(self, command: str) -> bool:
+        return any(event["event"] != "migration-succeeded" for event in self.mover.finals(command))
+
     def _halted(self) -> str:
         pids = {worker.pid: name for name, worker in self._current.items()}
         for path in self._orders.parent.glob(f"{self._orders.name}.*"):
@@ -173,7 +174,9 @@ class Stage:
 
     def _cast(self) -> Cast:
         """A new tenant whose source, target and router three workers host, once all is calm."""
-        return wait_for(self._distinct, PATIENCE_S, "three workers host places, and all servers are up")
+        found = wait_for(self._distinct, PATIENCE_S, "three workers host places, and all servers are up")
+        assert found is not None
+        return found
 
     def _distinct(self) -> Cast | None:
         found = self._calm()
