@@ -105,6 +105,20 @@ def test_a_worker_dies_and_returns(workers: Workers, mover: Mover) -> None:
     assert first.get("/api/status")[1]["view"] == 2
 
 
+def gathered(mover: Mover, *, down: int, to: int) -> str:
+    """A tenant whose home is down moves, if it is told to, from every server that is up; its name."""
+    tenant = next(
+        name for name in (f"t{number:04d}" for number in range(200)) if home_of(name.encode(), None, SERVERS) == down
+    )
+    assert mover.end(mover.migrate(tenant, to))["reason"] == "server-down"
+    event = mover.end(mover.migrate(tenant, to, from_backups=True), 150)
+    assert (event["event"], event["from"], event["to"]) == ("migration-succeeded", down, to)
+    parts = event["certificate"]
+    assert {part["source"] for part in parts} == set(range(SERVERS)) - {down}
+    assert sum(part["rows"] for part in parts) == event["rows"] > 0
+    return tenant
+
+
 @pytest.mark.settings(rehome_after=0)
 def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover) -> None:
     """An operator fails a server; it stays down through a rolling restart, a join and a leave, until it is restored."""
@@ -115,6 +129,7 @@ def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover)
     ended = mover.end(order)
     assert (ended["event"], ended["view"], ended["server"]) == ("server-closed", 1, 3)
     assert mover.end(mover.order("fail-server", server=3))["reason"] == "server-down"
+    moved = gathered(mover, down=3, to=5)
     assert mover.end(mover.order("restore-server", server=4))["reason"] == "server-up"
     assert mover.end(mover.order("fail-server", server=99))["reason"] == "unknown-server"
     assert mover.end(mover.order("forget-worker", worker="w9"))["reason"] == "unknown-worker"
@@ -132,7 +147,7 @@ def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover)
     ended = mover.end(mover.order("restore-server", server=3))
     assert (ended["event"], ended["view"]) == ("server-restored", 2)
     finish(workers, load)
-    everywhere(workers, range(SERVERS))
+    everywhere(workers, range(SERVERS), moved={moved: 5})
     assert names(mover, "worker-lost", "server-failed") == ["server-failed"]
 
 

@@ -1,7 +1,7 @@
 """Servers that fail and return, in tests: what `events` says of views, and where sessions are."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.protocol.placement import home_of, route
@@ -53,10 +53,13 @@ def certified(ends: list[dict[str, Any]]) -> Counter[int]:
     return Counter({target: sum(line[2] for line in come if line[1] == target) for target in {c[1] for c in come}})
 
 
-def everywhere(workers: Workers, up: Iterable[int], servers: int = SERVERS) -> None:
-    """Every session is where its key says."""
+def everywhere(
+    workers: Workers, up: Iterable[int], servers: int = SERVERS, moved: Mapping[str, int] | None = None
+) -> None:
+    """Every session is where its key says; ``moved``: the homes of tenants that a router has moved."""
     alive = frozenset(up)
+    homes = moved or {}
     found = chain.servers(workers.config, workers.namespace)
-    right = {name: route(*name, home_of(name[0].encode(), None, servers), alive) for name in found}
+    right = {name: route(*name, home_of(name[0].encode(), homes.get(name[0]), servers), alive) for name in found}
     wrong = [(name, server, right[name]) for name, server in found.items() if server != right[name]]
     assert not wrong, f"{len(wrong)} of {len(found)} sessions are not where they belong: {wrong[:5]}"
