@@ -31,6 +31,7 @@ NAME: Final = "migration"
 ABOUT: Final = "migrations of a tenant under load"
 WORKERS: Final = ("w1", "w2")
 FEW: Final = 10
+MEANT: Final = {"sessions": 200_000, "rate": 1_000, "parked": 100_000}
 NEIGHBOURS: Final = 100
 SLOT_S: Final = 0.005
 BEFORE_S: Final = 3.0
@@ -117,7 +118,8 @@ def measure(bench: Bench) -> Iterator[Sample]:
                     paired = size != FEW and number < options.pairs
                     sample = _move(workers, mover, traffic, tenant, number, quiet_s if paired else GAP_S)
                     quiet_s = min(QUIET_MAX_S, sample["copied_s"])
-                    yield {"series": "move", "sessions": size, "number": number, "paired": paired, **sample}
+                    known = {"sessions": size, "rate": options.moving_rate, "number": number, "paired": paired}
+                    yield {"series": "move", **known, **sample}
                 traffic.stop()
                 _wait_for_all(workers, sent + traffic.sent)
             sent += traffic.sent
@@ -225,24 +227,36 @@ def _release(workers: Workers, mover: Mover, tenant: str, count: int) -> Sample:
 
 
 def judge(samples: Sequence[Sample]) -> list[Measurement]:
+    """Goals are judged at the size that they name: the rate of the tenant, and the sessions of the large one."""
     found = []
-    sizes = sorted({move["sessions"] for move in of(samples, "move")})
+    moves = of(samples, "move")
+    sizes = sorted({move["sessions"] for move in moves})
+    fast = bool(moves) and all(move["rate"] >= MEANT["rate"] for move in moves)
+    full = fast and sizes[-1] >= MEANT["sessions"]
     pauses = {}
     for size in sizes:
-        moves = of(samples, "move", sessions=size)
-        runs = [move["pause_s"] * 1000 for move in moves]
+        these = of(samples, "move", sessions=size)
+        runs = [move["pause_s"] * 1000 for move in these]
         pauses[size] = percentile(0.95)(runs)
         title = f"pause of a tenant with {size} sessions"
-        found.append(figure(f"{title}, p95", "ms", runs, statistic=percentile(0.95), goal=Goal("≤", 300)))
-        found.append(figure(f"{title}, whole move", "s", [move["took_s"] for move in moves]))
+        goal = Goal("≤", 300) if full or (fast and size == FEW) else None
+        found.append(figure(f"{title}, p95", "ms", runs, statistic=percentile(0.95), goal=goal))
+        found.append(figure(f"{title}, p50", "ms", runs))
+        found.append(
+            figure(f"{title}, whole move", "s", [move["took_s"] for move in moves if move["sessions"] == size])
+        )
     if len(sizes) > 1:
         ratio = pauses[sizes[-1]] / pauses[sizes[0]]
-        found.append(figure(f"pause with {sizes[-1]} to {sizes[0]} sessions", "", [ratio], goal=Goal("≤", 1.5)))
+        goal = Goal("≤", 1.5) if full else None
+        found.append(figure(f"pause with {sizes[-1]} to {sizes[0]} sessions, p95", "", [ratio], goal=goal))
     pairs = [(move["p99_copying_s"] * 1000, move["p99_before_s"] * 1000) for move in of(samples, "move", paired=True)]
     title = f"neighbours' p99 while {sizes[-1] if sizes else 0} sessions are copied"
-    found.append(compared(title, "ms", pairs, "nothing moves", goal=Goal("≤", 1.5, of_ratio=True)))
-    rates = [run["parked"] / run["took_s"] for run in of(samples, "release")]
-    found.append(figure("parked tasks released", "tasks/s", rates, goal=Goal("≥", 50_000)))
+    limit = Goal("≤", 1.5, of_ratio=True) if full else None
+    found.append(compared(title, "ms", pairs, "nothing moves", goal=limit))
+    releases = of(samples, "release")
+    rates = [run["parked"] / run["took_s"] for run in releases]
+    goal = Goal("≥", 50_000) if all(run["parked"] >= MEANT["parked"] for run in releases) else None
+    found.append(figure("parked tasks released", "tasks/s", rates, goal=goal))
     return found
 
 
