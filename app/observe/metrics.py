@@ -88,7 +88,7 @@ METRICS: Final = tuple(
             "parked_oldest_seconds",
             _G,
             "",
-            "For how long tasks have been parked of the tenant that stands still longest",
+            "For how long the tenant that stands still longest has done so",
         ),
         ("tasks_parked_total", _C, "", "Tasks that were parked, of migrations that have ended"),
         (
