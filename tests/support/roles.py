@@ -127,8 +127,14 @@ class Stage:
             path.unlink()
         self._orders.write_text(point)
         command = self.mover.migrate(found.tenant, found.target, offline=offline)
-        self.mover.until(lambda: bool(self._halted() or self._given_up(command)), f"{point} is passed", PATIENCE_S)
+        self.mover.until(
+            lambda: bool(self._halted() or self._given_up(command, point)), f"{point} is passed", PATIENCE_S
+        )
         halted = self._halted()
+        if not halted and self.mover.finals(command)[0].get("parked") == 0:
+            # Nothing was parked, so nothing is released: once more, with another tenant.
+            load.stop()
+            return self.play(point, dead, offline=True)
         assert halted, f"nobody has passed {point}: {self.mover.finals(command)}"
         # Whoever has joined meanwhile may have taken a place over: who halts plays the part, whatever was expected.
         hosts = {**found.hosts, POINTS[point]: halted}
@@ -151,8 +157,10 @@ class Stage:
         assert len(self.mover.finals(command)) == 1, told
         return told
 
-    def _given_up(self, command: str) -> bool:
-        return any(event["event"] != "migration-succeeded" for event in self.mover.finals(command))
+    def _given_up(self, command: str, point: str) -> bool:
+        """Has the migration ended without passing the point?"""
+        passed = {"move-releases": "parked"}.get(point, "event")
+        return any(event["event"] != "migration-succeeded" or not event[passed] for event in self.mover.finals(command))
 
     def _halted(self) -> str:
         pids = {worker.pid: name for name, worker in self._current.items()}
