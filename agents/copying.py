@@ -30,10 +30,10 @@ PAGE_ROWS = 500
 COPIES_MAX = 4
 """So many tenants are copied at once from the servers of a worker; others wait for their turn."""
 
-TURN_S = 0.004
+TURN_S = 0.002
 """So long the server works in the background before it looks at its stream again."""
 
-REST = 2.0
+REST = 4.0
 """After that it rests so many times as long."""
 
 FROZEN_TURN_S = 0.05
@@ -323,6 +323,8 @@ class Copying:
                 for key in keys:
                     rows.delete(key)
                 self._context.engine.unit.weight += len(keys)
+                if keys:
+                    passing("move-sweeps")
                 yield
         self.tenants.done(chore)
 

@@ -147,9 +147,14 @@ class Gates:
         counts = self._context.counts
         if isinstance(before, Settled):
             counts.started += 1
+            passing("move-ordered")
+        if isinstance(after, Cutting):
+            passing("move-closes")
         if isinstance(before, Cutting):
             counts.redelayed += before.lot.redelayed
             passing("move-decided")
+        if isinstance(after, Settled):
+            passing("move-settled")
         self._follow()
         self._poll_at = 0.0
         self._context.engine.hurry()

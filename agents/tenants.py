@@ -166,6 +166,7 @@ class Tenants:
                 assert known.shipping is not None
                 self.write(names.handoffs, known.shipping.shipment.target, record)
                 self._context.engine.hurry()
+                passing("move-complete")
             case shipping.Sweep(epoch):
                 moved = b"true" if epoch <= before.epoch else b"false"
                 self._add_chore(handoffs.sweep_key(tenant, epoch), b'{"moved":%b}' % moved)
@@ -174,6 +175,7 @@ class Tenants:
             case shipping.Thaw(epoch) | staging.GoLive(epoch):
                 self._memory.forget(tenant)
                 self._memory.reopen(sessions.key_of(tenant, epoch, ""))
+                passing("move-lives")
             case staging.Answer(router, record):
                 self.write(names.commands, router, record)
                 self._context.engine.hurry()

@@ -82,7 +82,14 @@ METRICS: Final = tuple(
         ("migration_pause_seconds", _H, "", "How long a tenant stood still in a migration"),
         ("migration_rows_total", _C, "", "Rows that were moved"),
         ("migration_bytes_total", _C, "", "Bytes that were moved"),
+        ("copied_rows_total", _C, "direction", "Rows copied from servers hosted here (out) and to them (in)"),
         ("parked_tasks", _G, "", "Tasks parked by the routers served here"),
+        (
+            "parked_oldest_seconds",
+            _G,
+            "",
+            "For how long the tenant that stands still longest has done so",
+        ),
         ("tasks_parked_total", _C, "", "Tasks that were parked, of migrations that have ended"),
         (
             "tasks_redelayed_total",

@@ -145,7 +145,7 @@ class Worker(Telling):
         """Register the agents, and how each makes its part for a place that opens."""
         settings, names = self.settings, self._names
         routing, serving, managing = self._routing(engine), self._serving(engine, watchdog), self._managing(engine)
-        self.figures.follow(engine, routing, serving.rehomed)
+        self.figures.follow(engine, routing, serving.rehomed, serving.copied)
         leaving = control.encode(Leaving(self.name, self._incarnation))
         engine.farewell = (names.commands, SERVER_COMMANDS_AT, *leaving)
         engine.residents = {

@@ -11,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from agents.cells import Rehomed
+from agents.cells import Copied, Rehomed
 from agents.exchanges import Manager
 from agents.router import RouterContext
 from agents.server import Server
@@ -20,7 +20,7 @@ from app.engine.engine import Engine
 from app.engine.tally import Histogram, Tally
 from app.observe.metrics import BY_NAME, PREFIX, Kind
 from app.topics import Names
-from app.worker import exchange_view
+from app.worker import exchange_view, tenants
 from app.worker.happenings import Happenings
 
 STATES: Final = ("absent", "tailing", "restoring", "claiming", "running", "parted")
@@ -50,14 +50,16 @@ class Figures(Collector):
         self.happenings = Happenings()
         self.routing: RouterContext | None = None
         self.rehomed: Rehomed | None = None
+        self.copied = Copied()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def follow(self, engine: Engine, routing: RouterContext, rehomed: Rehomed) -> None:
+    def follow(self, engine: Engine, routing: RouterContext, rehomed: Rehomed, copied: Copied) -> None:
         """The engine is there: look at what it commits."""
         self.routing = routing
         self.rehomed = rehomed
+        self.copied = copied
         self.happenings.follow(engine.flow.tally, self._names)
 
     def read(self, accept: str) -> tuple[bytes, str]:
@@ -158,7 +160,9 @@ class Figures(Collector):
         for one in status["migrations"]:
             moving[one["state"],] = moving.get((one["state"],), 0.0) + 1
         yield _family("migrations", moving)
+        yield _family("copied_rows_total", {("in",): self.copied.rows_in, ("out",): self.copied.rows_out})
         yield _family("parked_tasks", {_ONE: status["parked"]})
+        yield _family("parked_oldest_seconds", {_ONE: tenants.parked_s(engine, time.time())})
         waiting: dict[tuple[str, ...], float] = {}
         for place in engine.places.running():
             if isinstance(place.resident, Server):

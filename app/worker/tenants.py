@@ -77,6 +77,23 @@ def parked(engine: Engine | None) -> int:
     return sum(entry["parked"] for entry in migrations(engine))
 
 
+def parked_s(engine: Engine | None, now: float) -> float:
+    """For how many seconds tasks have been parked of the tenant that stands still longest; ``now``: Unix time."""
+    cuts = [cut_ms for _, state in _moving(engine) if (cut_ms := _parked_since(state)) is not None]
+    return max(0.0, now - min(cuts) / 1000) if cuts else 0.0
+
+
+def _parked_since(state: State) -> int | None:
+    """When the tenant was cut, if it has parked tasks. Its first task is parked in the moment in which it arrives."""
+    match state:
+        case Cutting(_, _, lot, cut_ms, _) if not lot.empty:
+            return cut_ms
+        case Releasing(placement, _, lot, outcome) if not lot.empty:
+            return placement.history[-1].at_ms - outcome.pause_ms
+        case _:
+            return None
+
+
 def read(engine: Engine, router: int, servers: int, tenant: str) -> dict[str, Any]:
     """A tenant's row at its router, which is hosted here."""
     row = engine.places.all[f"router-{router}"].rows[placements.NAME].peek(tenant.encode())

@@ -71,6 +71,9 @@ def test_metrics_tell_what_happened(workers: Workers) -> None:
     assert together("holdfast_rows", table="sessions") == 20
     assert together("holdfast_migration_pause_seconds_count") == 1
     assert together("holdfast_migration_rows_total") == 4
+    assert together("holdfast_copied_rows_total", direction="out") >= 4
+    assert together("holdfast_copied_rows_total", direction="in") >= 4
+    assert together("holdfast_parked_oldest_seconds") == 0
     assert together("holdfast_server_up") == 2 * workers.settings.servers
     ages = together("holdfast_record_age_seconds_count", topic="tasks")
     assert 0 < ages <= together("holdfast_records_read_total", topic="tasks")

@@ -1,12 +1,17 @@
 """Tenants that move under load: nothing lost, nothing doubled, order kept, and every command has one end."""
 
+import json
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from app.client import Client
+from app.observe.reading import end_offsets, read
 from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of
+from app.topics import Names
 from tests.support.cluster import Workers, wait_for
 from tests.support.job import settle, when_sent
 from tests.support.load import Load, Plan
@@ -38,10 +43,10 @@ def traffic(workers: Workers, *, seconds: float = 60, rate: float = 500, types: 
     return load
 
 
-def finish(workers: Workers, load: Load, *, more: int = 300) -> None:
+def finish(workers: Workers, load: Load, *others: Load, more: int = 300) -> None:
     when_sent(load, load.acknowledged + more)
     load.stop()
-    settle(workers, load)
+    settle(workers, load, *others)
 
 
 def test_a_tenant_moves_there_and_on_and_back(workers: Workers, mover: Mover) -> None:
@@ -117,26 +122,66 @@ def test_commands_that_are_not_carried_out_say_why(workers: Workers, mover: Move
     assert mover.end("astray")["event"] == "migration-succeeded"
 
 
-@pytest.mark.settings(delay=0.3, handlers="app.samples,tests.support.handlers,tests.support.slow_mover")
+def burst(workers: Workers, tenant: str, **plan: Any) -> Load:
+    """Tasks of one tenant, all of them acknowledged when this returns."""
+    made = Plan(tenants=1, prefix=tenant.removesuffix("0000"), **plan)
+    load = Load(workers.config, workers.namespace, made).start()
+    load.join()
+    return load
+
+
+def performed(workers: Workers, tenant: str) -> dict[str, list[int]]:
+    """The servers of each session's results, in their order."""
+    deadline = time.monotonic() + 150
+    ends = end_offsets(workers.config, [Names(workers.namespace).results], deadline=deadline)
+    found: dict[str, list[int]] = {}
+    for message in read(workers.config, ends, {}, deadline=deadline):
+        if message.key() == tenant.encode():
+            result = json.loads(message.value() or b"")
+            found.setdefault(result["session"], []).append(result["server"])
+    return found
+
+
+DELAY = 0.3
+
+
+@pytest.mark.settings(delay=DELAY, handlers="app.samples,tests.support.handlers,tests.support.slow_mover")
 def test_a_move_that_lasts_several_delays(workers: Workers, mover: Mover) -> None:
-    """Parked tasks that fall due are delayed again, as often as it takes, and keep their places; a mover may fail."""
+    """Each time a parked task falls due it is delayed again, and keeps its place; a mover may fail.
+
+    With a mover, a migration is offline: it parks from the order on. What stood in `tasks`, or behind a retry, at the
+    order goes along.
+    """
     workers.start_ready("w1", "w2")
     load = traffic(workers)
-    event = mover.succeed(MINE, A)
-    assert event["pause_ms"] > 1_500
-    assert event["parked"] > 0
-    assert event["redelayed"] > 0
-    ended = mover.end(mover.migrate(BROKEN, (home_of(BROKEN.encode(), None, SERVERS) + 1) % SERVERS))
+    late = "late-0000"
+    home = home_of(late.encode(), None, SERVERS)
+    target = (home + 1) % SERVERS
+    retried = burst(workers, late, tasks=30, sessions=10, seed=1, types=("chain.retry",), after=2.5)
+    command = mover.migrate(late, target)
+    mover.wait("migration-phase", tenant=late, phase="cutting")
+    parked = burst(workers, late, tasks=200, sessions=20, seed=2)
+    event = mover.end(command, 150)
+    assert event["event"] == "migration-succeeded"
+    assert event["rows"] >= 30
+    assert event["parked"] >= 200
+    rounds = event["pause_ms"] / (DELAY * 1000)
+    assert rounds > 10
+    assert 5 * event["parked"] <= event["redelayed"] <= rounds * event["parked"]
+    ended = mover.end(mover.migrate(BROKEN, (home_of(BROKEN.encode(), None, SERVERS) + 1) % SERVERS), 150)
     assert ended["event"] == "migration-failed"
     assert "mover slow: OSError: the disk is broken" in ended["reason"]
-    finish(workers, load)
+    finish(workers, load, retried, parked)
+    for servers in performed(workers, late).values():
+        assert servers == [home] * servers.count(home) + [target] * servers.count(target)
+    assert sum(servers.count(target) for servers in performed(workers, late).values()) == 230
 
 
 @pytest.mark.settings(max_attempts=8)
 def test_what_waits_travels_along(workers: Workers, mover: Mover) -> None:
     """Retries, slow handlers and what stands behind them move with their sessions, timers included."""
     workers.start_ready("w1", "w2")
-    types = ("chain.link", "chain.link", "chain.async", "chain.blocking")
+    types = (*["chain.link"] * 4, "chain.async", "chain.blocking", "chain.retry")
     load = traffic(workers, types=types, rate=300)
     for target in (A, B, HOME):
         assert mover.succeed(MINE, target)["rows"] > 0
@@ -144,10 +189,12 @@ def test_what_waits_travels_along(workers: Workers, mover: Mover) -> None:
 
 
 def test_many_tenants_move_at_once_and_a_server_is_emptied(workers: Workers, mover: Mover) -> None:
+    """A worker joins while they move."""
     workers.start_ready("w1", "w2")
     load = traffic(workers)
     tenants = [f"t{number:04d}" for number in range(20)]
     targets = {tenant: (home_of(tenant.encode(), None, SERVERS) + 1) % SERVERS for tenant in tenants}
+    joins = workers.start("w3")
     ordered = [mover.migrate(tenant, to) for tenant, to in targets.items()]
     assert {mover.end(command)["event"] for command in ordered} == {"migration-succeeded"}
     # A server is emptied while its tenants are served; those of other servers stay.
@@ -155,4 +202,5 @@ def test_many_tenants_move_at_once_and_a_server_is_emptied(workers: Workers, mov
     drained = mover.end(mover.order("drain-server", server=full))
     assert (drained["event"], drained["failed"]) == ("server-drained", [])
     assert drained["moved"] == list(targets.values()).count(full)
+    joins.wait_ready(150)
     finish(workers, load)

@@ -109,6 +109,20 @@ def test_a_worker_dies_and_returns(workers: Workers, mover: Mover) -> None:
     assert first.get("/api/status")[1]["view"] == 2
 
 
+def gathered(mover: Mover, *, down: int, to: int) -> str:
+    """A tenant whose home is down moves, if it is told to, from every server that is up; its name."""
+    tenant = next(
+        name for name in (f"t{number:04d}" for number in range(200)) if home_of(name.encode(), None, SERVERS) == down
+    )
+    assert mover.end(mover.migrate(tenant, to))["reason"] == "server-down"
+    event = mover.end(mover.migrate(tenant, to, from_backups=True), 150)
+    assert (event["event"], event["from"], event["to"]) == ("migration-succeeded", down, to)
+    parts = event["certificate"]
+    assert {part["source"] for part in parts} == set(range(SERVERS)) - {down}
+    assert sum(part["rows"] for part in parts) == event["rows"] > 0
+    return tenant
+
+
 @pytest.mark.settings(rehome_after=0)
 def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover) -> None:
     """An operator fails two; they stay down through a join, a rolling restart and a leave, until they are restored."""
@@ -119,11 +133,12 @@ def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover)
     ended = mover.end(order)
     assert (ended["event"], ended["view"], ended["server"]) == ("server-closed", 1, 3)
     assert mover.end(mover.order("fail-server", server=3))["reason"] == "server-down"
+    moved = {gathered(mover, down=3, to=6): 6}
     assert mover.end(mover.order("restore-server", server=4))["reason"] == "server-up"
     assert mover.end(mover.order("fail-server", server=99))["reason"] == "unknown-server"
     assert mover.end(mover.order("forget-worker", worker="w9"))["reason"] == "unknown-worker"
     assert mover.end(mover.order("forget-worker", worker="w1"))["reason"] == "worker-alive"
-    second_backups(workers, mover, (3, 5))
+    second_backups(workers, mover, (3, 5), moved)
     current["w3"] = workers.start_ready("w3")[0]
     for name in ("w1", "w2"):
         assert current[name].sigterm() == 0
@@ -136,11 +151,11 @@ def test_only_a_death_or_an_order_fails_a_server(workers: Workers, mover: Mover)
         ended = mover.end(mover.order("restore-server", server=server))
         assert (ended["event"], ended["view"]) == ("server-restored", view)
     finish(workers, load)
-    everywhere(workers, range(SERVERS))
+    everywhere(workers, range(SERVERS), moved=moved)
     assert names(mover, "worker-lost", "server-failed") == ["server-failed"] * 2
 
 
-def second_backups(workers: Workers, mover: Mover, down: tuple[int, int]) -> None:
+def second_backups(workers: Workers, mover: Mover, down: tuple[int, int], moved: dict[str, int]) -> None:
     """The home of some sessions is down, then their first backup as well: they go to the second."""
     home, first = down
     before = frozenset(range(SERVERS)) - {home}
@@ -151,7 +166,7 @@ def second_backups(workers: Workers, mover: Mover, down: tuple[int, int]) -> Non
     ]
     assert there
     assert mover.end(mover.order("fail-server", server=first))["event"] == "server-closed"
-    everywhere(workers, before - {first})
+    everywhere(workers, before - {first}, moved=moved)
     tenant, session = there[0]
     shown = workers.all[0].get(f"/api/sessions/{tenant}/{session}")[1]
     assert shown["server"] == next(server for server in shown["backup_order"] if server not in down)

@@ -374,6 +374,23 @@ def takes_a_chunk_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tenancy, "wanted", lambda known, chunk: True)
 
 
+def installs_twice(patch: pytest.MonkeyPatch) -> None:
+    """A target does not look at what is live: rows that come again are put over those that have changed since."""
+    real = staging.wanted
+    patch.setattr(
+        tenancy,
+        "wanted",
+        lambda known, chunk: real(known.staging, chunk.epoch, chunk.source, chunk.number, known.dead),
+    )
+    step = staging.step
+
+    def stepped(state: Any, event: Any, *, tenant: str, server: int, past: int) -> Any:
+        again = isinstance(event, staging.Taken | control.Complete)
+        return step(state, event, tenant=tenant, server=server, past=0 if again else past)
+
+    patch.setattr(staging, "step", stepped)
+
+
 def installs_without_looking(patch: pytest.MonkeyPatch) -> None:
     """A row is lost on its way, and nobody compares."""
     real = staging.step
@@ -431,6 +448,7 @@ BREAKS: list[Break] = [
     has_no_tombstone,
     is_live_when_installed,
     takes_a_chunk_twice,
+    installs_twice,
     installs_without_looking,
 ]
 
@@ -440,7 +458,7 @@ def test_without_the_rule_a_history_breaks(rule: Break, monkeypatch: pytest.Monk
     small(monkeypatch)
     rule(monkeypatch)
     # What comes out of date is rare in a world where most things happen once.
-    late = rule in (takes_an_old_answer, aborts_what_is_committed)
+    late = rule in (takes_an_old_answer, aborts_what_is_committed, installs_twice)
     assert killed_after(_late if late else history) is not None
 
 

@@ -63,10 +63,10 @@ def from_rows(config: Config, namespace: str, *, deadline: float) -> Chains:
 
 def rows(config: Config, namespace: str, *, deadline: float) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
     """Yield the committed state of every session, of a tenant that has moved under its live epoch."""
-    placed = _latest(config, namespace, "placements", deadline=deadline)
+    placed = latest(config, namespace, "placements", deadline=deadline)
     live = {tenant: orjson.loads(row)["epoch"] for (tenant, _), row in placed.items()}
     found: set[bytes] = set()
-    for (key, _), value in _latest(config, namespace, "sessions", deadline=deadline).items():
+    for (key, _), value in latest(config, namespace, "sessions", deadline=deadline).items():
         tenant, epoch, session = key.split(b"\0")
         if int(epoch) == live.get(tenant, 0):
             assert key not in found, f"{key!r} lives at two servers"
@@ -74,22 +74,16 @@ def rows(config: Config, namespace: str, *, deadline: float) -> Iterator[tuple[t
             yield (tenant.decode(), session.decode()), orjson.loads(value)["s"]
 
 
-def keys(config: Config, namespace: str, *, tenant: str) -> list[bytes]:
-    """The keys of a tenant's session rows, under whatever epoch they lie."""
-    latest = _latest(config, namespace, "sessions", deadline=time.monotonic() + 30)
-    return [key for key, _ in latest if key.startswith(tenant.encode() + b"\0")]
-
-
 def servers(config: Config, namespace: str) -> dict[tuple[str, str], int]:
     """The server that holds each session's row; moved tenants have others, under older epochs, for a while."""
     found: dict[tuple[str, str], int] = {}
-    for key, server in _latest(config, namespace, "sessions", deadline=time.monotonic() + 30):
+    for key, server in latest(config, namespace, "sessions", deadline=time.monotonic() + 30):
         tenant, _, session = key.decode().split("\0")
         found[tenant, session] = server
     return found
 
 
-def _latest(config: Config, namespace: str, table: str, *, deadline: float) -> dict[tuple[bytes, int], bytes]:
+def latest(config: Config, namespace: str, table: str, *, deadline: float) -> dict[tuple[bytes, int], bytes]:
     """The rows of a table by key and partition."""
     topic = Names(namespace).changelog(table)
     ends = end_offsets(config, [topic], deadline=deadline)

@@ -41,7 +41,7 @@ def chain_blocking(session: AnySession, payload: Payload) -> Payload:
 def chain_retry(session: AnySession, payload: Payload) -> Payload:
     """Ask once for another attempt: this task, and what follows in its session, waits."""
     if session.attempt == 1:
-        raise Retry(after=0.3)
+        raise Retry(after=payload.get("after", 0.3))
     return chain_link(session, payload)
 
 

@@ -9,10 +9,10 @@ from tests.support.cluster import Workers, wait_for
 from tests.support.load import Load
 
 
-def settle(workers: Workers, load: Load, *, timeout: float = 120.0, quiet_s: float = 45.0) -> Account:
-    """Wait until every task of the load has its result; check I1, I2, I3 and every session's chain."""
+def settle(workers: Workers, *loads: Load, timeout: float = 120.0, quiet_s: float = 45.0) -> Account:
+    """Wait until every task of the loads has its result; check I1, I2, I3 and every session's chain."""
     deadline = time.monotonic() + timeout
-    sent = load.join(timeout)
+    sent = sum(load.join(timeout) for load in loads)
     seen = wait_for_results(
         workers.config, workers.namespace, sent, deadline=time.monotonic() + timeout, quiet_s=quiet_s
     )

@@ -24,6 +24,7 @@ class Plan:
     """What to send.
 
     ``rate``: tasks a second; None: as fast as the broker takes them. ``types`` are chosen from at random.
+    ``after``: the seconds for which a `chain.retry` waits, None for its default.
     """
 
     tasks: int
@@ -33,6 +34,7 @@ class Plan:
     rate: float | None = None
     types: tuple[str, ...] = ("chain.link",)
     prefix: str = "t"
+    after: float | None = None
 
     def task(self, rng: random.Random, number: int) -> tuple[bytes, bytes]:
         """Return key and value of the next task; every session belongs to one tenant."""
@@ -44,7 +46,7 @@ class Plan:
             "tenant": tenant,
             "session": f"s{session:05d}",
             "type": kind,
-            "payload": {"n": number},
+            "payload": {"n": number} if self.after is None else {"n": number, "after": self.after},
         }
         return tenant.encode(), orjson.dumps(task)
 

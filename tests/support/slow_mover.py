@@ -1,15 +1,18 @@
-"""A mover that takes its time; workers load it by ``HOLDFAST_HANDLERS``. The data of one tenant cannot be read."""
+"""A mover that takes its time, many delays of the tests. The data of one tenant cannot be read.
+
+Workers load it by ``HOLDFAST_HANDLERS``.
+"""
 
 import time
 
 from app.movers import Page, Share, register
 
-SECONDS = 2.0
+SECONDS = 4.0
 BROKEN = "t0004"
 
 
 class SlowMover:
-    """See :class:`app.movers.Mover`: two parts, each of which takes a second."""
+    """See :class:`app.movers.Mover`: two parts, each of which takes half of the time."""
 
     name = "slow"
 

@@ -102,6 +102,24 @@ SAMPLES: dict[str, list[Sample]] = {
         for kind, first in (("kill", 1.0), ("kill", 3.0), ("freeze", 2.0))
     ],
     "moves": [{"series": "move", "event": "stop", "gaps_s": [0.1, 1.2], "worst_s": 1.2}],
+    "migration": [
+        {
+            "series": "move",
+            "sessions": sessions,
+            "rate": 1_000,
+            "number": 0,
+            "paired": sessions > 10,
+            "pause_s": pause,
+            "took_s": 2.0,
+            "p99_before_s": 0.02,
+            "p99_copying_s": 0.03,
+            "phases": [["cutting", 1.5], ["releasing", 1.8]],
+            "mine": [[-1.0, 0.01], [1.6, 0.2], [2.5, 0.01]],
+            "others": [[-1.0, 0.01], [1.6, 0.01]],
+        }
+        for sessions, pause in ((10, 0.1), (200_000, 0.2))
+    ]
+    + [{"series": "release", "parked": 200_000, "took_s": 2.0}],
     "broker": [{"series": "start", "new_s": 1.0, "again_s": 2.0}],
 }
 
@@ -119,6 +137,10 @@ def test_a_directory_of_samples_is_concluded(tmp_path: Path) -> None:
     assert met["takeover after kill -9, first result, p95", ""] is False
     assert met["takeover after SIGSTOP, first result, p50", ""] is True
     assert met["longest gap of a session, planned stop, worst", ""] is False
+    assert met["pause of a tenant with 200000 sessions, p95", ""] is True
+    assert met["pause with 200000 to 10 sessions, p95", ""] is False
+    assert met["neighbours' p99 while 200000 sessions are copied", "nothing moves"] is True
+    assert met["parked tasks released", ""] is True
     absent = [entry for entry in found["reference"] if entry.absent]
     assert [(entry.peer, entry.absent) for entry in absent] == [("stock Faust, at least once", "no wheel")]
     written = json.loads((tmp_path / "results.json").read_text())
@@ -132,7 +154,10 @@ def test_a_goal_is_not_judged_by_less_than_it_names(tmp_path: Path) -> None:
         record.add("takeover", {**sample, "sessions": 2_000})
     for sample in SAMPLES["reference"]:
         record.add("reference", {**sample, "records": 20_000})
+    for sample in SAMPLES["migration"][:2]:
+        record.add("migration", {**sample, "rate": 300})
     found = record.conclude(BENCHMARKS, {})
+    assert {entry.met for entry in found["migration"]} == {None}
     assert {entry.met for entry in found["takeover"]} == {None}
     assert {entry.met for entry in found["reference"] if entry.peer.startswith("Kafka")} == {None}
 

@@ -116,6 +116,8 @@ def test_every_metric_is_on_the_dashboard_or_in_a_rule() -> None:
         "holdfast_restored_places_total",
         "holdfast_restoring_seconds_total",
         "holdfast_migration_rows_total",
+        "holdfast_copied_rows_total",
+        "holdfast_parked_oldest_seconds",
         "holdfast_tasks_parked_total",
         "holdfast_tasks_redelayed_total",
     }
