@@ -6,6 +6,7 @@ Nothing is confirmed before fdatasync has returned for the file and fsync for it
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -214,9 +215,26 @@ class LocalStorage:
 
     def below(self, directory: str) -> Iterator[StoredFile]:
         """The files below a directory, in the order of their names."""
-        for path in sorted((self._base / directory).rglob("*")):
-            if path.is_file() and path.suffix != ".part":
-                yield StoredFile(path.relative_to(self._base).as_posix(), path.stat().st_size)
+        with _doing("list"):
+            paths = sorted(_files_below(self._base / directory))
+        for path in paths:
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(found.st_mode) and path.suffix != ".part":
+                yield StoredFile(path.relative_to(self._base).as_posix(), found.st_size)
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    """Every file; a directory that is deleted meanwhile is passed over."""
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for place, _, names in os.walk(directory, onerror=failed):
+        yield from (Path(place, name) for name in names)
 
 
 def _copy(source: int, target: int, length: int) -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import boto3
 import pytest
+import s3fs
 from moto.server import ThreadedMotoServer
 
 BUCKET = "holdfast"
@@ -24,6 +25,8 @@ def s3(patch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     }
     for name, value in variables.items():
         patch.setenv(name, value)
+    # One that was made before leads to another server.
+    s3fs.S3FileSystem.clear_instance_cache()
     try:
         boto3.client("s3").create_bucket(Bucket=BUCKET)  # type: ignore[no-untyped-call]
         yield variables

@@ -52,7 +52,7 @@ class OwnerBench:
             "w1",
             terms_of(settings),
             storage,
-            settings.storage,
+            lambda name: f"{settings.storage}/{name}",
             ThreadPoolExecutor(2),
             settings.max_record_bytes,
         )
