@@ -64,7 +64,8 @@ def _event_of(fields: dict[str, Any], now_ms: int, of_remote: int, total: int) -
         case "progress":
             return Progress(now_ms, int(fields["instance"]), _segments(fields["segments"]), fields.get("size"))
         case "release":
-            return Release(now_ms, int(fields["instance"]), _segments(fields["segments"]), fields.get("size"))
+            clean = bool(fields.get("clean", True))
+            return Release(now_ms, int(fields["instance"]), _segments(fields["segments"]), fields.get("size"), clean)
         case "composed":
             return Composed(now_ms, int(fields["instance"]), str(fields["checksum"]))
         case "spoiled":

@@ -94,7 +94,7 @@ SOAK = pytest.mark.soak
 )
 def test_everybody_dies_once_in_a_phase(workers: Workers, mover: Mover, files: Files, point: str) -> None:
     """Each worker is killed when it first passes the point: the files are at the target, whole, and nowhere else."""
-    with revived(workers, ("w1", "w2", "w3"), point) as died:
+    with revived(workers, ("w1", "w2"), point) as died:
         files.push(workers.running[0], 3)
         command = mover.migrate(MINE, A, offline=True)
         assert mover.end(command, 150)["event"] == "migration-succeeded"

@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from app.topics import Names
+from tests.support import node_tus
 from tests.support.cluster import Worker, Workers, wait_for
 from tests.support.s3 import BUCKET, s3
 from tests.support.transfers import ask, create, in_background, patch
@@ -64,6 +65,28 @@ def test_an_upload_survives_its_workers(workers: Workers, pair: list[Worker], tm
     assert upload.sent - SIZE <= upload.breaks * CHUNK, "at most a chunk is sent again for each break"
     told = [e for e in events(workers.config, workers.namespace) if e["connection"] == path.rpartition("/")[2]]
     assert [event["event"] for event in told] == ["transfer-completed"]
+
+
+def test_the_client_of_browsers_survives_a_worker(workers: Workers, pair: list[Worker], tmp_path: Path) -> None:
+    """tus-js-client on Node, with nothing but a list of addresses: the worker that serves it is killed with -9."""
+    script, size = node_tus.program(), SIZE // 3
+    wanted = make_file(tmp_path / "big", size)
+    served: list[str] = []
+
+    def told(line: str) -> None:
+        said = json.loads(line)
+        served.append(said.get("worker", ""))
+        if said.get("offset") == 2 * MB:
+            next(worker for worker in pair if worker.url == said["worker"]).kill9()
+
+    urls = urls_of(workers)()
+    end = json.loads(node_tus.push(script, tmp_path / "big", MB, urls, told, 150))
+    assert end["done"]
+    assert end["breaks"] >= 1
+    assert served[0] != served[-2], "another worker has gone on"
+    [survivor] = workers.running
+    assert hashlib.sha256(ask(survivor.url, "GET", end["path"]).body).hexdigest() == wanted
+    assert [event["event"] for event in events(workers.config, workers.namespace)] == ["transfer-completed"]
 
 
 def test_a_download_survives_its_workers(workers: Workers, pair: list[Worker], tmp_path: Path) -> None:
