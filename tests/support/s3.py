@@ -11,7 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
-import s3fs
+from fsspec import get_filesystem_class
 from moto.server import ThreadedMotoServer
 
 BUCKET = "holdfast"
@@ -43,7 +43,7 @@ def s3(patch: pytest.MonkeyPatch, faults: Faults | None = None) -> Iterator[dict
     for name, value in variables.items():
         patch.setenv(name, value)
     # One that was made before leads to another server.
-    s3fs.S3FileSystem.clear_instance_cache()
+    get_filesystem_class("s3").clear_instance_cache()  # type: ignore[no-untyped-call]
     try:
         boto3.client("s3").create_bucket(Bucket=BUCKET)  # type: ignore[no-untyped-call]
         yield variables

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.protocol.conveyance import Conveying, Done, Failed, Floating, Lock
-from app.storage import Shelf, local
+from app.storage import Shelf
 from app.storage.objects import ObjectStorage
 from tests.support.cluster import wait_for
 from tests.support.s3 import BUCKET, Faults, s3
@@ -110,7 +110,7 @@ def test_a_full_disk(site: Site, w1: str, w2: str, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as full:
         full.setattr(os, "writev", filling)
-        full.setattr(local.os, "write", no_room)
+        full.setattr(os, "write", no_room)
         reply = patch(w1, path, 0, DATA)
         assert (reply.status, reply.json()["error"]) == (507, "full")
         offset = int(ask(w2, "HEAD", path).headers["Upload-Offset"])
@@ -289,6 +289,11 @@ def test_an_s3_that_refuses_and_is_slow(buckets: tuple[Site, Faults]) -> None:
     faults.refuse = "GET"
     assert patch(w2, path, 2000, DATA[2000:]).status == 204, "the bytes are safe, whenever the whole is made"
     faults.refuse = ""
-    wait_for(lambda: site.bench.tick(60) or isinstance(site.bench.state(name_of(path)), Done), 60, "the whole")
+
+    def whole() -> bool:
+        site.bench.tick(60)
+        return isinstance(site.bench.state(name_of(path)), Done)
+
+    wait_for(whole, 60, "the whole")
     assert ask(w1, "GET", path).body == DATA
     assert len(site.bench.events(name_of(path))) == 1

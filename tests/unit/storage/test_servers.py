@@ -55,7 +55,7 @@ def local(tmp_path: Path) -> ServerStorages:
 
 def stored(storage: Storage, shelf: Shelf, data: bytes = DATA) -> Shelf:
     """A message that came in two requests, whole."""
-    segments = []
+    segments: list[Segment] = []
     for instance, piece in ((1, data[:10]), (2, data[10:])):
         writer = storage.writer(shelf.prefix(instance))
         writer.write([piece])
