@@ -195,6 +195,12 @@ def test_the_backup_restarts_both_sides_from_the_rows(workers: Workers) -> None:
                 session.submit(exchanges.request("sim", n), restart={"step": n})
             wait_for(lambda: len(session.responses) == 3, WAIT_S, "three are performed")
             session.acknowledge(1, restart={"step": "acknowledged"})
+            # What is committed can be read a moment later.
+            wait_for(
+                lambda: host_of(workers, "sim")[1]["client_restart"] == {"step": "acknowledged"},
+                WAIT_S,
+                "the acknowledgement is in the row",
+            )
             host, row = host_of(workers, "sim")
             killed = time.monotonic()
             host.kill9()
