@@ -132,8 +132,8 @@ def test_a_download_survives_its_workers(workers: Workers, pair: list[Worker], t
 def test_the_host_of_the_rows_dies(workers: Workers, pair: list[Worker], tmp_path: Path) -> None:
     """Every connection goes on, whichever worker owned its row; small messages become records, each once."""
     orders = f"orders-{uuid.uuid4().hex[:8]}"
-    made = connect(workers.settings).create_topics([NewTopic(orders, 1, 1)])
-    made[orders].result(30)
+    admin = connect(workers.settings)
+    admin.create_topics([NewTopic(orders, 1, 1)])[orders].result(30)
     published = wait_for(lambda: _announced(pair, orders), 60, "the topic is known")
     paths = [create(pair[0].url, 10) for _ in range(4)] + published
     for path in paths:
