@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.client import Client
 from app.protocol.placement import home_of
 from tests.support.cluster import Workers, wait_for
 from tests.support.moves import Mover
@@ -94,12 +95,15 @@ SOAK = pytest.mark.soak
 )
 def test_everybody_dies_once_in_a_phase(workers: Workers, mover: Mover, files: Files, point: str) -> None:
     """Each worker is killed when it first passes the point: the files are at the target, whole, and nowhere else."""
-    with revived(workers, ("w1", "w2"), point) as died:
+    with revived(workers, ("w1", "w2"), point) as died, Client(settings=workers.settings) as client:
         files.push(workers.running[0], 3)
         command = mover.migrate(MINE, A, offline=True)
+        # Some of them are parked, and are what a release consists of.
+        tasks = [client.send(MINE, "s", "counter.add", {"amount": 1}) for _ in range(200)]
         assert mover.end(command, 150)["event"] == "migration-succeeded"
+        assert client.result(tasks[-1], timeout=150).result == {"total": len(tasks)}
         files.lie_at(A, 1, servers=SERVERS)
-        assert died, "nobody has passed the point"
+        wait_for(lambda: died, 30, "somebody dies at the point")
         wait_for(lambda: all(worker.url or worker.wait_ready() for worker in workers.running), 60, "all serve again")
         for worker in workers.running:
             assert wait_for(lambda w=worker: not files.wrong(w), 60, "the files can be pulled")  # type: ignore[misc]
