@@ -7,6 +7,7 @@ time, and the stream must not wait for it. What runs when a host dies runs again
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,16 +16,19 @@ import orjson
 from agents.cells import ServerContext
 from agents.tenants import Tenants
 from app import movers
+from app.engine.crashpoints import passing
 from app.engine.places import Place
 from app.movers import TABLE_OF, Mover, Share
 from app.protocol.chunks import Item
-from app.protocol.control import KEYS, Complete, Refused, decode_control
+from app.protocol.control import KEYS, Complete, Progress, Refused, decode_control
 from app.protocol.shipping import Failed
 from tables import handoffs
 
 log = logging.getLogger(__name__)
 
 REASON_CHARS = 300
+TOLD_S = 1.0
+"""How often the router is told that the target has not stopped."""
 
 
 class Parts:
@@ -63,6 +67,7 @@ class Parts:
                 tenant, Failed(f"mover {mover.name}: the part {large!r} is larger than MAX_RECORD_BYTES")
             )
             return None
+        passing("move-exports")
         self._rows.put(key, orjson.dumps({**state, mover.name: page.cursor or None}))
         if not page.parts:
             self._wake()
@@ -99,7 +104,8 @@ class Parts:
         share = Share(said.tenant, self._server, said.epoch)
         prefix = handoffs.parts_of(said.tenant, said.epoch)
         problem: str | None = None
-        for key, data in list(self._rows.scan(prefix)):
+        told = time.monotonic()
+        for installed, (key, data) in enumerate(list(self._rows.scan(prefix)), 1):
             name, _, part = key[len(prefix) :].decode().partition("\0")
             mover = self._context.movers.get(name)
             if mover is None:
@@ -113,6 +119,11 @@ class Parts:
             if error is not None:
                 problem = _reason(mover, error)
                 break
+            passing("move-installs")
+            if time.monotonic() >= told + TOLD_S:
+                told = time.monotonic()
+                progress = Progress(said.tenant, said.epoch, self._server, installed, 0)
+                self._tenants.write(self._context.names.commands, said.router, progress)
         # The rows are kept until the sum over them has been compared; the sweep of a failure finds them as well.
         if problem is None:
             self._tenants.feed(said.tenant, said)
@@ -133,6 +144,7 @@ class Parts:
             running.add_done_callback(lambda _: self._wake())
             while not running.done():
                 yield
+            passing("move-deletes")
             error = running.exception()
             if error is not None:
                 log.warning("%s stays behind at server-%d: %s", tenant, self._server, _reason(mover, error))

@@ -28,11 +28,13 @@ from app.protocol.conveyance import (
     Reason,
     Release,
     Reply,
+    Segments,
     Spoiled,
     State,
 )
 from app.records import valid_name
-from app.storage.layout import Shelf
+from app.storage.conclude import shelf_for
+from app.storage.layout import Shelf, is_name
 from tables.transfers import fields_of, segments_of
 
 VERSION = 1
@@ -53,16 +55,17 @@ def event_of(fields: dict[str, Any], now_ms: int, *, of_remote: int = 0, total: 
 def _event_of(fields: dict[str, Any], now_ms: int, of_remote: int, total: int) -> Event:
     match fields["op"]:
         case "begin":
-            segments = segments_of(fields.get("segments", []))
+            segments = _segments(fields.get("segments", []))
             return Begin(now_ms, message_of(fields), of_remote, total, segments)
         case "lock":
             return Lock(now_ms, str(fields["worker"]), str(fields["request"]), fields.get("seen"))
         case "found":
-            return Found(now_ms, int(fields["instance"]), segments_of(fields["segments"]))
+            return Found(now_ms, int(fields["instance"]), _segments(fields["segments"]))
         case "progress":
-            return Progress(now_ms, int(fields["instance"]), segments_of(fields["segments"]), fields.get("size"))
+            return Progress(now_ms, int(fields["instance"]), _segments(fields["segments"]), fields.get("size"))
         case "release":
-            return Release(now_ms, int(fields["instance"]), segments_of(fields["segments"]), fields.get("size"))
+            clean = bool(fields.get("clean", True))
+            return Release(now_ms, int(fields["instance"]), _segments(fields["segments"]), fields.get("size"), clean)
         case "composed":
             return Composed(now_ms, int(fields["instance"]), str(fields["checksum"]))
         case "spoiled":
@@ -73,6 +76,14 @@ def _event_of(fields: dict[str, Any], now_ms: int, of_remote: int, total: int) -
             return Confirm(now_ms, int(fields["offset"]), bool(fields["verified"]))
         case other:
             raise ValueError(f"op {other!r}")
+
+
+def _segments(pairs: Any) -> Segments:
+    segments = segments_of(pairs)
+    for segment in segments:
+        if not is_name(segment.name) or type(segment.length) is not int or segment.length < 0:
+            raise ValueError(f"{segment.name!r:.100} is no segment")
+    return segments
 
 
 def message_of(fields: dict[str, Any]) -> Message:
@@ -154,12 +165,11 @@ def message_in(state: State) -> Message:
 
 def shelf_in(connection: str, state: State) -> Shelf:
     """Where that message lies."""
-    message = message_in(state)
-    return Shelf(message.details.get("tenant", ""), connection, message.number)
+    return shelf_for(connection, message_in(state))
 
 
-def announcement(connection: str, state: State, what: Announce, storage_url: str) -> dict[str, Any]:
-    """The record of ``events`` that tells all what became of a message."""
+def announcement(connection: str, state: State, what: Announce, url: str) -> dict[str, Any]:
+    """The record of ``events`` that tells all what became of a message; ``url`` is that of the whole."""
     message = message_in(state)
     topic = message.details.get("publish") or None
     whole = isinstance(state, Done) and topic is None
@@ -175,7 +185,7 @@ def announcement(connection: str, state: State, what: Announce, storage_url: str
         "checksum": state.checksum if isinstance(state, Done) else message.checksum,
         "metadata": message.details.get("metadata", ""),
         "path": f"/files/{quote(connection, safe='')}" if whole else None,
-        "url": f"{storage_url}/{shelf_in(connection, state).object}" if whole else None,
+        "url": url if whole else None,
         "topic": topic,
         "reason": state.reason.value if isinstance(state, Failed) else None,
     }

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ import orjson
 from faust.types import StreamT
 
 from agents.devices import Devices
-from agents.transfer_words import announcement, event_of, message_in, parse_record, reply_fields
+from agents.transfer_words import announcement, event_of, message_in, parse_record, reply_fields, shelf_in
 from app.engine.driver import Delivery
 from app.engine.engine import Engine
 from app.engine.fetch import Batch
@@ -59,8 +59,8 @@ from app.protocol.conveyance import (
     due_ms,
     unfinished,
 )
-from app.storage import Shelf, Storage
-from app.storage.conclude import Conclusion, conclude
+from app.storage import Storage
+from app.storage.conclude import Conclusion, conclude, put_at, shelf_for
 from app.topics import Names
 from tables import transfers as table
 
@@ -73,16 +73,21 @@ TICKS_MAX = 500
 
 @dataclass(slots=True)
 class TransferContext:
-    """What the owners of a worker share. ``limit`` is that of a record, in bytes."""
+    """What the owners of a worker share.
+
+    ``limit`` is that of a record, in bytes. ``url`` is that of what has a name in the storage. ``place`` says where a
+    tenant's messages are stored from now on; empty: in the storage of all.
+    """
 
     engine: Engine
     names: Names
     worker: str
     terms: Terms
     storage: Storage
-    storage_url: str
+    url: Callable[[str], str]
     pool: Executor
     limit: int
+    place: Callable[[str], str] = lambda tenant: ""
 
 
 class Owner:
@@ -190,7 +195,9 @@ class Owner:
             return self.step(connection, event_of(fields, now_ms), fields.get("content"))
         remote = str(fields.get("details", {}).get("remote", ""))
         event = event_of(fields, now_ms, of_remote=self._remotes[remote] if remote else 0, total=self._unfinished)
-        refused = self._unpublishable(event.message) if isinstance(event, Begin) else None
+        assert isinstance(event, Begin)
+        event = replace(event, message=put_at(event.message, self.context.place))
+        refused = self._unpublishable(event.message)
         if refused is not None:
             return Nak(refused), self.state(connection)
         return self.step(connection, event)
@@ -259,18 +266,15 @@ class Owner:
     def _perform(self, connection: str, before: State, decided: Step, effect: Effect, content: str | None) -> None:
         match effect:
             case Discard():
-                shelf = self._shelf(connection, message_in(before))
+                shelf = shelf_for(connection, message_in(before))
                 self.after(lambda: self._in_pool(lambda: self.context.storage.clear(shelf.parts)))
             case Remove(message):
-                name = self._shelf(connection, message).object
+                name = shelf_for(connection, message).object
                 self.after(lambda: self._in_pool(lambda: self.context.storage.delete([name])))
             case Compose():
                 self.after(lambda: self.context.engine.post(lambda: self._compose(connection)))
             case Announce():
                 self._announce(connection, decided.state, effect, content)
-
-    def _shelf(self, connection: str, message: Message) -> Shelf:
-        return Shelf(message.details.get("tenant", ""), connection, message.number)
 
     def _in_pool(self, call: Callable[[], None]) -> None:
         def run() -> None:
@@ -285,7 +289,7 @@ class Owner:
         context, topic = self.context, message_in(state).details.get("publish", "")
         if what is Announce.COMPLETED and topic and content is not None:
             context.engine.unit.send(topic, content.encode("latin-1"), connection.encode())
-        event = announcement(connection, state, what, context.storage_url)
+        event = announcement(connection, state, what, context.url(shelf_in(connection, state).object))
         context.engine.unit.send(context.names.events, orjson.dumps(event), connection.encode(), partition=0)
 
     # -- making the whole -----------------------------------------------------------------------------------------

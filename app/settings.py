@@ -175,6 +175,14 @@ class Settings(BaseSettings):
         Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://\S+$", description="a URL, for example s3://bucket/files"),
         Field(default_factory=_storage_default),
     ]
+    server_storage: Annotated[
+        str,
+        AfterValidator(_no_trailing_slash),
+        Field(
+            pattern=r"^([A-Za-z][A-Za-z0-9+.-]*://\S*\{server\}\S*)?$",
+            description="a URL with {server}, for example s3://files-{server}/holdfast, or nothing",
+        ),
+    ] = ""
     max_upload_bytes: Annotated[int, _Number, Field(ge=1, description="a number of bytes, 1 or more")] = 10 * 1024**3
     uploads_per_remote: _Count = 1_000
     uploads_max: Annotated[int, _Number, Field(ge=1, description="a whole number, 1 or more")] = 100_000

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.broker import Choice, NoBrokerError, OwnBrokers, choose, clear, new_namespace, running
-from tests.support.reasons import NO_BROWSER
+from tests.support.reasons import ALLOWED
 
 # How fast a machine is, is no property of the program.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,9 +33,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Remember broker tests that were skipped, unless a browser is all they missed; also those of ``-n``."""
+    """Remember broker tests that were skipped, unless a browser or Node is all they missed; also those of ``-n``."""
     missed = report.skipped and not hasattr(report, "wasxfail") and "broker" in report.keywords
-    if missed and NO_BROWSER not in str(report.longrepr):
+    if missed and not any(reason in str(report.longrepr) for reason in ALLOWED):
         _SKIPPED.append(report.nodeid)
 
 

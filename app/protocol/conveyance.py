@@ -203,12 +203,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The same, and the holder lets go."""
+    """The same, and the holder lets go. Not ``clean``: the storage failed, more of it may be there than it can say."""
 
     now_ms: int
     instance: int
     own: Segments
     size: int | None = None
+    clean: bool = True
 
 
 @dataclass(frozen=True, slots=True)

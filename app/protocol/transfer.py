@@ -204,7 +204,7 @@ def _progress(state: Conveying, event: Progress | Release, terms: Terms) -> Step
         waiting = replace(advanced.state, held=None, retry_ms=event.now_ms + terms.lease_ms)
         return replace(advanced, state=waiting, effects=(Compose(),))
     assert isinstance(advanced.state, Conveying)
-    return Step(Floating(state.instance, advanced.state.conveyance), Durable(offset))
+    return Step(Floating(state.instance, advanced.state.conveyance, event.clean), Durable(offset))
 
 
 def _advanced(state: Conveying, now_ms: int, terms: Terms) -> Step:

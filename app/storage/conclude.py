@@ -4,11 +4,16 @@ Every step may be repeated: the object has the message's own name, and is either
 """
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, NamedTuple
 
-from app.protocol.conveyance import Completing, Conveyance, Reason
+from app.protocol.conveyance import Completing, Conveyance, Message, Reason
 from app.storage.base import CHUNK_BYTES, Storage
 from app.storage.layout import Shelf
+
+PLACE: Final = "place"
+"""The detail of a message that says at which server it lies; none: in the storage of all."""
 
 
 class Conclusion(NamedTuple):
@@ -19,10 +24,23 @@ class Conclusion(NamedTuple):
     content: bytes | None = None
 
 
+def put_at(message: Message, place: Callable[[str], str]) -> Message:
+    """The message with the place that its tenant has now, whatever the remote says about that."""
+    details = {name: value for name, value in message.details.items() if name != PLACE}
+    tenant = details.get("tenant", "")
+    found = place(tenant) if tenant else ""
+    return replace(message, details={**details, PLACE: found} if found else details)
+
+
+def shelf_for(connection: str, message: Message) -> Shelf:
+    """Where a message lies, as its row says."""
+    details = message.details
+    return Shelf(details.get("tenant", ""), connection, message.number, details.get(PLACE, ""))
+
+
 def shelf_of(connection: str, conveyance: Conveyance) -> Shelf:
     """Where the message of a conveyance lies."""
-    message = conveyance.message
-    return Shelf(message.details.get("tenant", ""), connection, message.number)
+    return shelf_for(connection, conveyance.message)
 
 
 def conclude(storage: Storage, connection: str, state: Completing) -> Conclusion:

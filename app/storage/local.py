@@ -6,9 +6,11 @@ Nothing is confirmed before fdatasync has returned for the file and fsync for it
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from app.errors import StorageError
@@ -44,7 +46,10 @@ class LocalWriter:
         self._number = 0
         self._file = -1
         self._length = 0
+        self._safe = 0
         self._known = False
+        self._broken = False
+        self._lock = Lock()
 
     @property
     def length(self) -> int:
@@ -57,7 +62,9 @@ class LocalWriter:
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Append all of the chunks."""
-        with _doing("write"):
+        with self._lock, _doing("write"):
+            if self._broken:
+                raise StorageError("write", "what was written before could not be made durable")
             if self._file < 0:
                 path = self._base / self._name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,14 +86,30 @@ class LocalWriter:
     def sync(self, *, final: bool) -> Segments:
         """What was written before the call is durable after it; writing may go on meanwhile."""
         length = self._length
+        if self._broken:
+            raise StorageError("make bytes durable", "it has failed before")
         if self._file >= 0 and length:
-            with _doing("make bytes durable"):
-                os.fdatasync(self._file)
-                if not self._known:
-                    sync_directories(self._base, (self._base / self._name).parent)
-                    self._known = True
+            try:
+                self._make_durable()
+            except StorageError:
+                self._break()
+                raise
+            self._safe = length
             return (*self._closed, Segment(self._name, length))
         return tuple(self._closed)
+
+    def _make_durable(self) -> None:
+        with _doing("make bytes durable"):
+            os.fdatasync(self._file)
+            if not self._known:
+                sync_directories(self._base, (self._base / self._name).parent)
+                self._known = True
+
+    def _break(self) -> None:
+        """The kernel says once that it could not write bytes, and then calls them clean: let nobody count them."""
+        with self._lock, suppress(OSError):
+            self._broken = True
+            os.ftruncate(self._file, self._safe)
 
     def apart(self) -> None:
         """Begin another file. The first is the one that a successor looks at, so it never is one of these."""
@@ -103,7 +126,7 @@ class LocalWriter:
 
     def _let_go(self) -> None:
         self.close()
-        self._length = 0
+        self._length = self._safe = 0
         self._known = False
 
     def close(self) -> None:
@@ -214,9 +237,26 @@ class LocalStorage:
 
     def below(self, directory: str) -> Iterator[StoredFile]:
         """The files below a directory, in the order of their names."""
-        for path in sorted((self._base / directory).rglob("*")):
-            if path.is_file() and path.suffix != ".part":
-                yield StoredFile(path.relative_to(self._base).as_posix(), path.stat().st_size)
+        with _doing("list"):
+            paths = sorted(_files_below(self._base / directory))
+        for path in paths:
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(found.st_mode) and path.suffix != ".part":
+                yield StoredFile(path.relative_to(self._base).as_posix(), found.st_size)
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    """Every file; a directory that is deleted meanwhile is passed over."""
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for place, _, names in os.walk(directory, onerror=failed):
+        yield from (Path(place, name) for name in names)
 
 
 def _copy(source: int, target: int, length: int) -> None:

@@ -210,10 +210,12 @@ class Holds:
             del self._held[hold.connection]
         try:
             if save:
-                hold.own = await self.threaded(hold.writer.sync, final=True)
-            return await self.owners.call(
-                hold.connection, "release", instance=hold.instance, segments=pairs_of(hold.own)
-            )
+                try:
+                    hold.own = await self.threaded(hold.writer.sync, final=True)
+                except StorageError:
+                    save = False
+            told = {"instance": hold.instance, "segments": pairs_of(hold.own), "clean": save}
+            return await self.owners.call(hold.connection, "release", **told)
         except HoldfastError:
             return None
         finally:

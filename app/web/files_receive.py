@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from app.errors import HoldfastError, StorageError
 from app.protocol.conveyance import Ack, Completing, Conveying, Nak, Reason
@@ -25,6 +26,9 @@ _LOOK_S: Final = 0.05
 
 SILENCE_S: Final = 30.0
 """A remote that sends nothing for so long is gone."""
+
+
+_T = TypeVar("_T")
 
 
 class Body(Protocol):
@@ -180,9 +184,10 @@ class Reception:
         while True:
             try:
                 await self._wait()
-                await self._flush()
+                await self._meanwhile(self._flush())
                 if self._digest is None:
-                    self._hold.own = await self._holds.threaded(self._hold.writer.sync, final=False)
+                    syncing = self._holds.threaded(self._hold.writer.sync, final=False)
+                    self._hold.own = await self._meanwhile(syncing)
                 await self._tell()
             except (RefusedError, StorageError) as error:
                 body.set_exception(error)
@@ -191,6 +196,26 @@ class Reception:
                 continue  # the next one may succeed; the lease says how long there is time for it
             if time.monotonic() - self._heard > SILENCE_S:
                 body.set_exception(ConnectionResetError("nothing has come for too long"))
+
+    async def _meanwhile(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for the storage, and keep the lock while it takes longer than a lease; a lost one is told in the end."""
+        task = asyncio.ensure_future(work)
+        lost: RefusedError | None = None
+        try:
+            while not (await asyncio.wait({task}, timeout=self._interval))[0]:
+                try:
+                    if lost is None:
+                        await self._tell()
+                except RefusedError as error:
+                    # A thread may be writing: the file is not closed before it is done.
+                    lost = error
+                except HoldfastError:
+                    continue
+        finally:
+            task.cancel()
+        if lost is not None:
+            raise lost
+        return task.result()
 
     async def _wait(self) -> None:
         """Wait for the time of the next report; meanwhile let the disk begin with what is written."""
@@ -222,7 +247,7 @@ class Reception:
         if self._digest is not None and self._digest.digest() != self._wanted:
             await self._holds.threaded(hold.writer.take_back)
             raise WrongChecksumError
-        hold.own = await self._holds.threaded(hold.writer.sync, final=True)
+        hold.own = await self._meanwhile(self._holds.threaded(hold.writer.sync, final=True))
         await self._tell()
         state = hold.state
         if isinstance(state, Completing):

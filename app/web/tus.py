@@ -16,7 +16,7 @@ from app.errors import StorageError
 from app.protocol.conveyance import Completing, Conveying, Done, Floating, Idle, Nak, Reason, Segment, State
 from app.protocol.murmur2 import partition_of
 from app.settings import Settings
-from app.storage.layout import Shelf
+from app.storage.conclude import shelf_for
 from app.web.answers import ProblemError, answer
 from app.web.files_hold import Hold, Holds, RefusedError, offset_of
 from app.web.files_receive import InterruptedTransferError, Reception, TooMuchError, WrongChecksumError
@@ -197,8 +197,7 @@ class Tus:
             gone_or_unknown(state)
             if not isinstance(state, Done) or not state.message.partial:
                 raise ProblemError(409, "unfinished", f"{name} is no part that is complete")
-            tenant = state.message.details.get("tenant", "")
-            segments.append(Segment(Shelf(tenant, name, state.message.number).object, state.size))
+            segments.append(Segment(shelf_for(name, state.message).object, state.size))
         fields["size"] = sum(segment.length for segment in segments)
         if fields["size"] > self._settings.max_upload_bytes:
             raise refused(Nak(Reason.TOO_LARGE))

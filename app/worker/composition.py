@@ -29,7 +29,6 @@ from app.protocol.group_data import GroupPlan
 from app.protocol.homes import Seen
 from app.protocol.markers import Leaving
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config
-from app.storage import open_storage
 from app.worker import tracing
 from app.worker import transfers as transfers_here
 from app.worker.exchange_backup import BackupLag
@@ -77,7 +76,8 @@ class Worker(Telling):
         super().__init__(settings, name)
         self._handlers = registered
         self._incarnation = int(time.time() * 1000)
-        self.storage = open_storage(settings.storage)
+        self.storage = transfers_here.storage_of(settings)
+        self._movers = transfers_here.files_of_tenants(self.storage, movers.registered())
         self.transfers = transfers_here.Desk(name, settings.routers, lambda: self._engine)
         self.figures = Figures(name, settings.namespace, lambda: self._engine, self)
         self._backup_lag = BackupLag(self._running, settings.token.get_secret_value())
@@ -178,7 +178,7 @@ class Worker(Telling):
             delay_ms=round(settings.delay * 1000),
             timeout_ms=round(settings.migration_timeout * 1000),
             seen=lambda: seen(engine.plan, settings.servers),
-            offline=bool(movers.registered()),
+            offline=bool(self._movers),
             rehome_after_ms=round(settings.rehome_after * 1000),
             forget_after_ms=round(settings.forget_after * 1000),
         )
@@ -200,7 +200,7 @@ class Worker(Telling):
             pool=ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="handler"),
             watchdog=watchdog,
             announcements=engine.announcements,
-            movers=movers.registered(),
+            movers=self._movers,
         )
 
     def _managing(self, engine: Engine) -> exchanges.ExchangeContext:

@@ -1,17 +1,24 @@
 """Transfers on a worker: what its owners share, and what its web server asks them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from agents.transfers import Owner, TransferContext
 from app.engine.engine import Engine
 from app.engine.places import Place, PlaceKind
+from app.errors import ConfigurationError
+from app.movers import Mover
 from app.protocol.conveyance import State, Terms
 from app.protocol.murmur2 import partition_of
+from app.protocol.placement import home_of
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, open_storage, tenant_files
+from app.storage.layout import at_server
+from app.storage.servers import SERVER, ServerStorages, url_of
+from app.storage.tenant_files import TenantFiles
 from app.topics import Names
+from app.worker.tenants import placed
 from tables import transfers as table
 
 KIND = "transfers"
@@ -34,12 +41,55 @@ def terms_of(settings: Settings) -> Terms:
     )
 
 
+def storage_of(settings: Settings) -> Storage:
+    """Where the settings have transfers stored.
+
+    Raises:
+        ConfigurationError: nobody knows the protocol, or it is not set up.
+    """
+    common, each = open_storage(settings.storage), settings.server_storage
+    if not each:
+        return common
+    return ServerStorages(
+        common, [open_storage(each.replace(SERVER, str(number))) for number in range(settings.servers)]
+    )
+
+
+def files_of_tenants(storage: Storage, registered: Mapping[str, Mover]) -> dict[str, Mover]:
+    """The movers that take part in migrations: where servers have storages of their own, that of files as well.
+
+    Raises:
+        ConfigurationError: another one has its name.
+    """
+    if not isinstance(storage, ServerStorages):
+        return dict(registered)
+    if tenant_files.NAME in registered:
+        raise ConfigurationError(
+            f"rename the mover {tenant_files.NAME!r}: that of HOLDFAST_SERVER_STORAGE has the name"
+        )
+    made = {**registered, tenant_files.NAME: TenantFiles(storage)}
+    return {name: made[name] for name in sorted(made)}
+
+
 def owners(
     engine: Engine, settings: Settings, names: Names, worker: str, storage: Storage, pool: Executor
 ) -> Callable[[Place], Owner]:
     """What makes the owner of a place that opens."""
+
+    def place_of(tenant: str) -> str:
+        home, epoch = placed(engine, tenant)
+        return at_server(home_of(tenant.encode(), home, settings.servers), epoch)
+
     context = TransferContext(
-        engine, names, worker, terms_of(settings), storage, settings.storage, pool, settings.max_record_bytes
+        engine,
+        names,
+        worker,
+        terms_of(settings),
+        storage,
+        lambda name: url_of(name, settings.storage, settings.server_storage),
+        pool,
+        settings.max_record_bytes,
+        place_of if settings.server_storage else lambda tenant: "",
     )
     return lambda place: Owner(context, place)
 

@@ -10,18 +10,31 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.cimpl import NewTopic
 
-from app.topics import Names
+from app.topics import Names, connect
+from tests.support import node_tus
 from tests.support.cluster import Worker, Workers, wait_for
 from tests.support.s3 import BUCKET, s3
-from tests.support.transfers import ask, create, in_background, patch
-from tests.support.uploads import MB, Upload, download, events, freeze_holder, held_by, make_file, miss_storage
+from tests.support.transfers import ask, create, in_background, name_of, pairs, patch
+from tests.support.uploads import (
+    MB,
+    Upload,
+    download,
+    events,
+    freeze_holder,
+    held_by,
+    make_file,
+    miss_storage,
+    records,
+)
 
 pytestmark = [pytest.mark.broker, pytest.mark.settings(lease=3, progress_interval=0.2, routers=2, servers=2)]
 
@@ -53,6 +66,8 @@ def test_an_upload_survives_its_workers(workers: Workers, pair: list[Worker], tm
     workers.start_ready(victim.name)
     miss_storage(workers, upload, 6 * CHUNK)
     upload.wait_until(6 * CHUNK)
+    objects = workers.directory / "state" / "files" / "objects"
+    assert not any(files for _, _, files in os.walk(objects)), "nothing is under its name before it is whole"
     freeze_holder(workers, upload, SIZE)
     pushing.result(100)
     # The frozen worker may have joined again in time to take the chunk that waited for it.
@@ -64,6 +79,28 @@ def test_an_upload_survives_its_workers(workers: Workers, pair: list[Worker], tm
     assert upload.sent - SIZE <= upload.breaks * CHUNK, "at most a chunk is sent again for each break"
     told = [e for e in events(workers.config, workers.namespace) if e["connection"] == path.rpartition("/")[2]]
     assert [event["event"] for event in told] == ["transfer-completed"]
+
+
+def test_the_client_of_browsers_survives_a_worker(workers: Workers, pair: list[Worker], tmp_path: Path) -> None:
+    """tus-js-client on Node, with nothing but a list of addresses: the worker that serves it is killed with -9."""
+    script, size = node_tus.program(), SIZE // 3
+    wanted = make_file(tmp_path / "big", size)
+    served: list[str] = []
+
+    def told(line: str) -> None:
+        said = json.loads(line)
+        served.append(said.get("worker", ""))
+        if said.get("offset") == 2 * MB:
+            next(worker for worker in pair if worker.url == said["worker"]).kill9()
+
+    urls = urls_of(workers)()
+    end = json.loads(node_tus.push(script, tmp_path / "big", MB, urls, told, 150))
+    assert end["done"]
+    assert end["breaks"] >= 1
+    assert served[0] != served[-2], "another worker has gone on"
+    [survivor] = workers.running
+    assert hashlib.sha256(ask(survivor.url, "GET", end["path"]).body).hexdigest() == wanted
+    assert [event["event"] for event in events(workers.config, workers.namespace)] == ["transfer-completed"]
 
 
 def test_a_download_survives_its_workers(workers: Workers, pair: list[Worker], tmp_path: Path) -> None:
@@ -93,8 +130,12 @@ def test_a_download_survives_its_workers(workers: Workers, pair: list[Worker], t
 
 
 def test_the_host_of_the_rows_dies(workers: Workers, pair: list[Worker], tmp_path: Path) -> None:
-    """Every connection goes on, whichever worker owned its row."""
-    paths = [create(pair[0].url, 10) for _ in range(6)]
+    """Every connection goes on, whichever worker owned its row; small messages become records, each once."""
+    orders = f"orders-{uuid.uuid4().hex[:8]}"
+    admin = connect(workers.settings)
+    admin.create_topics([NewTopic(orders, 1, 1)])[orders].result(30)
+    published = wait_for(lambda: _announced(pair, orders), 60, "the topic is known")
+    paths = [create(pair[0].url, 10) for _ in range(4)] + published
     for path in paths:
         assert patch(pair[1].url, path, 0, b"hello").status == 204
     pair[0].kill9()
@@ -102,8 +143,18 @@ def test_the_host_of_the_rows_dies(workers: Workers, pair: list[Worker], tmp_pat
         offset = wait_for(lambda p=path: ask(pair[1].url, "HEAD", p).headers.get("Upload-Offset"), 30, "an owner")  # type: ignore[misc]
         assert offset == "5"
         assert patch(pair[1].url, path, 5, b"world").status == 204
-    told = [e["event"] for e in events(workers.config, workers.namespace)]
-    assert told == ["transfer-completed"] * 6
+    told = events(workers.config, workers.namespace)
+    assert [e["event"] for e in told] == ["transfer-completed"] * len(paths)
+    assert sorted(e["connection"] for e in told if e["topic"] == orders) == sorted(map(name_of, published))
+    assert sorted(records(workers.config, orders)) == sorted((name_of(path), b"helloworld") for path in published)
+
+
+def _announced(pair: list[Worker], topic: str) -> list[str]:
+    """Uploads that are to become records; none while not every owner knows the topic."""
+    found = [
+        ask(pair[0].url, "POST", "/files/", Upload_Length="10", Upload_Metadata=pairs(publish=topic)) for _ in range(4)
+    ]
+    return [reply.headers["Location"] for reply in found] if all(reply.status == 201 for reply in found) else []
 
 
 def test_a_frozen_holder_is_fenced(workers: Workers, pair: list[Worker]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.cluster import Workers, wait_for
 from tests.support.transfers import ask, create, in_background, patch
-from tests.support.uploads import MB, Upload, download, events, freeze_holder, make_file, miss_storage
+from tests.support.uploads import MB, Upload, download, events, freeze_holder, make_file, miss_storage, row_host
 
 pytestmark = [pytest.mark.soak, pytest.mark.broker, pytest.mark.settings(lease=5, progress_interval=0.5)]
 
@@ -27,7 +27,6 @@ def urls_of(workers: Workers) -> Callable[[], list[str]]:
 def hurt(workers: Workers, upload: Upload, fault: str, beyond: int) -> None:
     """One fault, while the upload goes on to ``beyond``."""
     serving = next(worker for worker in workers.running if worker.url == upload.url)
-    other = next(worker for worker in workers.running if worker is not serving)
     if fault == "storage":
         miss_storage(workers, upload, beyond)
         return
@@ -35,7 +34,7 @@ def hurt(workers: Workers, upload: Upload, fault: str, beyond: int) -> None:
         freeze_holder(workers, upload, beyond)
         return
     upload.allow(beyond)
-    victim = serving if fault == "serving" else other
+    victim = serving if fault == "serving" else row_host(workers, upload.path)
     victim.kill9()
     upload.wait_until(beyond)
     workers.start_ready(victim.name)

@@ -1,7 +1,10 @@
 """An owner of connections outside a worker, workers' web servers in front of it, and what speaks tus to them."""
 
+import base64
+import hashlib
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +55,7 @@ class OwnerBench:
             "w1",
             terms_of(settings),
             storage,
-            settings.storage,
+            lambda name: f"{settings.storage}/{name}",
             ThreadPoolExecutor(2),
             settings.max_record_bytes,
         )
@@ -164,7 +167,9 @@ class Site:
 
     def objects(self) -> list[bytes]:
         """The contents of all whole files."""
-        return [path.read_bytes() for path in sorted((self.directory / "objects").rglob("*")) if path.is_file()]
+        # Directories may be deleted meanwhile.
+        found = os.walk(self.directory / "objects")
+        return [path.read_bytes() for path in sorted(Path(place, name) for place, _, names in found for name in names)]
 
 
 class Reply(NamedTuple):
@@ -200,6 +205,21 @@ def create(url: str, size: int | None = None, **headers: str) -> str:
     reply = ask(url, "POST", "/files/", **length, **headers)
     assert reply.status == 201, reply
     return reply.headers["Location"]
+
+
+def name_of(path: str) -> str:
+    """The connection of a path that :func:`create` made."""
+    return path.rpartition("/")[2]
+
+
+def digest(algorithm: str, data: bytes) -> str:
+    """A value of ``Upload-Checksum``."""
+    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, data).digest()).decode()}"
+
+
+def pairs(**values: str) -> str:
+    """A value of ``Upload-Metadata``."""
+    return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
 
 
 def patch(url: str, path: str, offset: int, data: Any, **headers: str) -> Reply:

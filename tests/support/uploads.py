@@ -163,19 +163,24 @@ def download(
 
 def events(config: dict[str, str | int], namespace: str) -> list[dict[str, Any]]:
     """All committed events of a namespace that tell of transfers, in order."""
-    topic = Names(namespace).events
+    found = [json.loads(value) for _, value in records(config, Names(namespace).events)]
+    return [event for event in found if event["event"].startswith("transfer-")]
+
+
+def records(config: dict[str, str | int], topic: str) -> list[tuple[str, bytes]]:
+    """Keys and values of all committed records of a topic with one partition."""
     consumer = Consumer(
         {**config, "group.id": "unused", "isolation.level": "read_committed", "enable.partition.eof": True}
     )
-    found: list[dict[str, Any]] = []
+    found: list[tuple[str, bytes]] = []
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
         while (message := consumer.poll(10)) is not None and message.error() is None:
-            found.append(json.loads(message.value() or b""))
+            found.append(((message.key() or b"").decode(), message.value() or b""))
     finally:
         with suppress(Exception):
             consumer.close()
-    return [event for event in found if event["event"].startswith("transfer-")]
+    return found
 
 
 def held_by(workers: Workers, path: str) -> str | None:
@@ -186,6 +191,21 @@ def held_by(workers: Workers, path: str) -> str | None:
         if status == 200:
             return str(found["worker"]) if found["worker"] else None
     return None
+
+
+def row_host(workers: Workers, path: str) -> Worker:
+    """The worker that hosts the row of an upload."""
+
+    def found() -> Worker | None:
+        for worker in workers.running:
+            status, told = worker.get("/api/transfers?local=1")
+            if status == 200 and any(row["connection"] == path.rpartition("/")[2] for row in told["transfers"]):
+                return worker
+        return None
+
+    host = wait_for(found, 60, "somebody has the row")
+    assert host is not None
+    return host
 
 
 def miss_storage(workers: Workers, upload: Upload, beyond: int) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,6 @@ from tests.support.transfers import Site, ask, create, patch
 
 DATA = os.urandom(3_000_000)
 SUM = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
-
-
-@pytest.fixture
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    mark = request.node.get_closest_marker("settings")
-    made = Site(tmp_path / "files", **(mark.kwargs if mark else {}))
-    yield made
-    made.close()
 
 
 @pytest.fixture

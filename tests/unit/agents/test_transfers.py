@@ -18,6 +18,7 @@ from app.errors import RecordError
 from app.protocol.conveyance import Completing, Conveying, Done, Failed, Floating, Idle, Lock, Progress
 from app.settings import Settings
 from app.storage import open_storage
+from app.storage.layout import at_server
 from tests.support.cluster import wait_for
 from tests.support.transfers import NAMES, OwnerBench
 from tests.unit.agents.workbench import Message, batch
@@ -211,10 +212,30 @@ def test_a_storage_that_does_not_compose_is_asked_again(bench: OwnerBench, tmp_p
 
 
 def test_segments_that_are_gone_fail_it(bench: OwnerBench) -> None:
-    lost = begin(5, joined=True, segments=[["objects/common/x/1", 5]])
+    lost = begin(5, joined=True, segments=[[f"objects/common/{'0' * 32}/1", 5]])
     send(bench, "up", lost)
     wait_for(lambda: isinstance(bench.state("up"), Failed), 10, "the end")
     assert [event["reason"] for event in bench.events("up")] == ["storage"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "/etc/passwd", "objects/../../x", f"@1/../parts/common/{'0' * 32}/1/1-0", "objects/x/1"],
+)
+def test_segments_that_are_no_names_of_the_storage_are_refused(bench: OwnerBench, name: str) -> None:
+    send(bench, "up", begin(5, joined=True, segments=[[name, 5]]))
+    assert replies(bench, "up", 1)[0]["reason"] == "bad-request"
+    assert bench.state("up") == Idle()
+
+
+def test_a_message_lies_where_its_tenant_is_at_home(bench: OwnerBench) -> None:
+    bench.context.place = lambda tenant: at_server(len(tenant), 2)
+    send(bench, "mine", begin(5, details={"tenant": "acme", "place": "../../x"}))
+    send(bench, "nobodys", begin(5, details={"place": "../../x"}))
+    for name, place in (("mine", "4.2"), ("nobodys", None)):
+        state = bench.state(name)
+        assert isinstance(state, Floating)
+        assert state.conveyance.message.details.get("place") == place
 
 
 def test_quotas_are_counted_over_a_move(bench: OwnerBench) -> None:

@@ -169,6 +169,13 @@ CASES: list[tuple[State, Event, State, Reply, tuple[Effect, ...]]] = [
     (FLOATING, Release(15, 5, OWN), FLOATING, Durable(4), ()),
     (FLOATING, Release(15, 4, OWN), FLOATING, Nak(Reason.FENCED, 4), ()),
     (CONVEYING, Release(15, 6, OWN), Floating(6, Conveyance(MESSAGE, HALF + OWN, 1015)), Durable(7), ()),
+    (
+        CONVEYING,
+        Release(15, 6, OWN, clean=False),
+        Floating(6, Conveyance(MESSAGE, HALF + OWN, 1015), clean=False),
+        Durable(7),
+        (),
+    ),
     (CONVEYING, Release(15, 6, REST), completing(15, None, 25), Durable(10), (Compose(),)),
     (CONVEYING, Release(15, 5, OWN), CONVEYING, Nak(Reason.FENCED, 4, "a"), ()),
     (COMPLETING, Release(15, 6, ()), replace(COMPLETING, held=None, retry_ms=25), Durable(10), ()),

@@ -1,7 +1,6 @@
 """Segments and objects: on this machine, in an S3, and in another file system of fsspec."""
 
 import errno
-import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from app.errors import ConfigurationError, StorageError
 from app.protocol.conveyance import Completing, Conveyance, Message, Reason, Segment, Segments
 from app.storage import Shelf, Storage, open_storage
 from app.storage.conclude import checksum_of, conclude, shelf_of
+from app.storage.layout import tenant_directory
 from app.storage.local import LocalStorage
-from app.storage.moving import copy_file, delete_files, files_of
 from app.storage.objects import FLUSH_BYTES
 from tests.support.s3 import BUCKET, s3
 
@@ -66,8 +65,9 @@ def test_the_whole_is_what_the_segments_list(storage: Storage) -> None:
     assert storage.size(SHELF.object) == len(DATA), "composed again, it stays as it is"
     storage.clear(SHELF.parts)
     assert storage.durable(first[0].name) is None
-    assert [file.size for file in files_of(storage, "acme")] == [len(DATA)]
-    assert list(files_of(storage, "other")) == []
+    mine, others = (f"objects/{tenant_directory(tenant)}" for tenant in ("acme", "other"))
+    assert [(file.name, file.size) for file in storage.below(mine)] == [(SHELF.object, len(DATA))]
+    assert list(storage.below(others)) == []
     storage.delete([SHELF.object, SHELF.object])
     assert storage.size(SHELF.object) is None
     storage.clear(SHELF.parts)
@@ -127,25 +127,6 @@ def test_conclusions(storage: Storage) -> None:
     assert checksum_of(storage, SHELF.object, 11, "sha256") == sum_of_it
     lost = completing((Segment(f"{SHELF.parts}/9-0", 3),), number=13)
     assert conclude(storage, SHELF.connection, lost).spoiled is Reason.STORAGE
-
-
-def test_a_tenants_files_move(storage: Storage, tmp_path: Path) -> None:
-    target = open_storage(f"file://{tmp_path}/elsewhere")
-    shelves = [Shelf("acme", "a", 1), Shelf("acme", "b", 2), Shelf("other", "c", 3)]
-    for shelf in shelves:
-        writer = storage.writer(shelf.prefix(1))
-        writer.write([DATA, shelf.connection.encode()])
-        storage.compose(writer.sync(final=True), shelf.object, last_writer=True)
-        writer.close()
-    for _ in range(2):
-        for file in files_of(storage, "acme"):
-            content_here = content(storage, file.name, file.size)
-            assert copy_file(storage, file, target) == hashlib.sha256(content_here).hexdigest()
-            assert content(target, file.name, file.size) == content_here
-    assert {file.name for file in files_of(target, "acme")} == {shelf.object for shelf in shelves[:2]}
-    delete_files(storage, "acme")
-    assert list(files_of(storage, "acme")) == []
-    assert len(list(files_of(storage, "other"))) == 1
 
 
 def test_names_never_become_paths() -> None:
