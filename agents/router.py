@@ -141,7 +141,7 @@ class Router:
                 and b'"server"' not in value
                 and message.headers() is None
             ):
-                outputs[server]({"key": prefix + b"%d" % message.offset(), "value": value})
+                outputs[server]((prefix + b"%d" % message.offset(), value))
             else:
                 self._slowly(message, value)
         unit.weight += len(records) - batch.start
@@ -182,7 +182,7 @@ class Router:
         if home in self.views.up and key not in self._settled:
             self._settle(key, home)
         where = context.engine.unit.output(context.names.work, server)
-        where.append({"key": b"%d:%d" % origin, "value": value})
+        where.append((b"%d:%d" % origin, value))
 
     def _rule(self) -> str:
         return f"the limit is {self._limit} (MAX_RECORD_BYTES)"
@@ -284,7 +284,7 @@ class Router:
         home = self.gates.state(wakeup.tenant.encode()).home
         server = self.views.route(wakeup.tenant, wakeup.session, home)
         where = context.engine.unit.output(context.names.work, server)
-        where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup)})
+        where.append((WAKE_KEY, encode_wakeup(wakeup)))
 
     def hold(self, topic: str) -> int | None:
         if topic != self._context.names.delay:

@@ -18,8 +18,14 @@ BATCH_BYTES: Final = 1_000_000
 
 SEQUENCE_MODULUS: Final = 2**31
 
+Headers = list[tuple[str, bytes]]
+
+Pair = tuple[bytes | None, bytes | None]
+"""Key and value of a record."""
+
 _MAGIC: Final = 2
 _NOT_COMPRESSED: Final = 0
+_NO_HEADERS: Final[Headers] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +45,63 @@ class Member:
     member_id: str
 
 
-def encode(records: Iterable[Mapping[str, Any]], identity: Identity, sequence: int, now_ms: int) -> list[bytes]:
-    """Return the records of one partition as batches, in order.
+class Batches:
+    """Records of one partition as batches, in order.
 
-    Args:
-        records: with ``key``, ``value`` and, if there are any, ``headers``.
-        sequence: of the first record; each has the next one.
-        now_ms: their timestamp.
+    They are encoded as they come, while the processor has them in its caches, and not as late as the transaction
+    begins. Who writes them, and with which numbers, is said when they are built.
     """
-    batches: list[bytes] = []
-    builder, count = _builder(identity, sequence), 0
-    append = builder.append
-    for record in records:
-        key, value, headers = record["key"], record["value"], record.get("headers") or []
-        if append(count, now_ms, key, value, headers) is None:
-            batches.append(bytes(builder.build()))
-            sequence = (sequence + count) % SEQUENCE_MODULUS
-            builder, count = _builder(identity, sequence), 0
-            append = builder.append
-            append(count, now_ms, key, value, headers)
-        count += 1
-    if count:
-        batches.append(bytes(builder.build()))
-    return batches
+
+    __slots__ = ("_builder", "_full", "_here", "_total")
+
+    def __init__(self) -> None:
+        self._full: list[tuple[Any, int]] = []
+        self._total = 0
+        self._builder = _builder()
+        self._here = 0
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return self._total + self._here
+
+    def add(self, pairs: Iterable[Pair], now_ms: int) -> None:
+        """Add records that are no more than keys and values; ``now_ms`` is their timestamp."""
+        append, here = self._builder.append, self._here
+        for key, value in pairs:
+            if append(here, now_ms, key, value, _NO_HEADERS) is None:
+                self._here = here
+                append, here = self._begin(), 0
+                append(here, now_ms, key, value, _NO_HEADERS)
+            here += 1
+        self._here = here
+
+    def append(self, key: bytes | None, value: bytes | None, headers: Headers, now_ms: int) -> None:
+        """Add one record that may have headers."""
+        if self._builder.append(self._here, now_ms, key, value, headers) is None:
+            self._begin()(0, now_ms, key, value, headers)
+        self._here += 1
+
+    def _begin(self) -> Any:
+        """Begin another batch and return what appends to it."""
+        self._full.append((self._builder, self._here))
+        self._total += self._here
+        self._builder, self._here = _builder(), 0
+        return self._builder.append
+
+    def build(self, identity: Identity, sequence: int) -> list[bytearray]:
+        """The batches, once: the first record has the number ``sequence``, each of the others the next one."""
+        batches = []
+        for builder, count in [*self._full, (self._builder, self._here)]:
+            if count:
+                builder.set_producer_state(identity.producer_id, identity.epoch, sequence)
+                batches.append(builder.build())
+                sequence = (sequence + count) % SEQUENCE_MODULUS
+        return batches
 
 
-def _builder(identity: Identity, sequence: int) -> Any:
-    return DefaultRecordBatchBuilder(
-        _MAGIC, _NOT_COMPRESSED, 1, identity.producer_id, identity.epoch, sequence, BATCH_BYTES
-    )
+def _builder() -> Any:
+    return DefaultRecordBatchBuilder(_MAGIC, _NOT_COMPRESSED, 1, -1, -1, -1, BATCH_BYTES)
 
 
 class TxnOffsetCommitResponseV3(Response):

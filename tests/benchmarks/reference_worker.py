@@ -53,7 +53,7 @@ class Sequencer:
                 known = self._load(tenant)
             known[1] += 1
             touch(tenant)
-            outputs[known[0]]({"key": value[29:61], "value": b"%d|%b" % (known[1], value)})
+            outputs[known[0]]((value[29:61], b"%d|%b" % (known[1], value)))
         batch.start = len(batch.records)
 
     def _load(self, tenant: bytes) -> list[int]:
