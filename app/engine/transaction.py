@@ -26,14 +26,13 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import TopicPartition
 
 from app.engine.crashpoints import passing
 from app.engine.fencing import error_of, initialise
 from app.engine.offsets import Partition
-from app.engine.wire import SEQUENCE_MODULUS, Batches, Identity, Member, TxnOffsetCommitRequest
+from app.engine.wire import SEQUENCE_MODULUS, Batches, Identity, Member, ProduceRequest, TxnOffsetCommitRequest
 from app.protocol.murmur2 import partition_of
 
 log = logging.getLogger(__name__)
@@ -309,8 +308,7 @@ class Transactions:
 
     async def _send(self, node: int, parts: Mapping[Partition, bytearray]) -> list[tuple[Partition, int]]:
         """The code of each partition; an answer that does not come is one that may be asked for again."""
-        topics: list[Any] = list(_by_topic(parts.items()).items())
-        request = ProduceRequest(self._id, -1, ACKNOWLEDGE_MS, topics)
+        request = ProduceRequest(self._id, ACKNOWLEDGE_MS, _by_topic(parts.items()))
         try:
             answer = await self._client.send(node, request)
         except kafka_errors.KafkaError as error:

@@ -1,8 +1,11 @@
 """Batches as they go to the broker."""
 
+from typing import Any
+
+from aiokafka.protocol.produce import ProduceRequest_v7
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from app.engine.wire import BATCH_BYTES, SEQUENCE_MODULUS, Batches, Identity
+from app.engine.wire import BATCH_BYTES, SEQUENCE_MODULUS, Batches, Identity, ProduceRequest
 
 IDENTITY = Identity(producer_id=7, epoch=3)
 
@@ -61,3 +64,11 @@ def test_numbers_begin_anew_where_they_end() -> None:
 
 def test_nothing_is_no_batch() -> None:
     assert Batches().build(IDENTITY, 0) == []
+
+
+def test_a_request_is_encoded_as_aiokafka_would() -> None:
+    batches = {"work": [(0, bytearray(b"abc")), (7, bytearray(b"d"))], "höme": [(3, bytearray(b""))]}
+    fields: Any = ("id", -1, 5_000, list(batches.items()))
+    request = ProduceRequest("id", 5_000, batches).prepare({0: (0, 9)})
+    assert request.API_VERSION == 7
+    assert request.encode() == ProduceRequest_v7(*fields).encode()
