@@ -1,10 +1,11 @@
 """Transactions as the worker needs them: everything of a unit at once, with as few requests as there can be.
 
-    partitions ──▶ group ──▶ records of all partitions, a request per broker ──┐
-                      └────▶ offsets ───────────────────────────────────────────┴──▶ end
+    partitions, group ──┬──▶ records of all partitions, a request per broker ──┐
+                        └──▶ offsets ───────────────────────────────────────────┴──▶ end
 
-(The coordinator is busy for a moment with each of the first two; while it is, leaders cannot ask it whether records
-belong to a transaction, which they do for all, and refuse them for a while.)
+The first two leave together, over one connection, whose requests the coordinator answers one after the other. It is
+busy for a moment with each of them; while it is, leaders cannot ask it whether records belong to a transaction, which
+they do for all, and refuse them for a while: so the records wait for both answers.
 
 Until the end is asked for nothing can have been committed, whatever went wrong; from then on only the coordinator
 knows. In both cases the identity is given up: a new one ends what is open and fences every late request, so that no
@@ -186,10 +187,11 @@ class Transactions:
         try:
             batches = await self._batches(identity, records, others)
             passing("before-changelog")
-            if batches:
-                await self._register(identity, batches)
-            if offsets:
-                await self._register_group(identity, member.group)
+            async with asyncio.TaskGroup() as together:
+                if batches:
+                    together.create_task(self._register(identity, batches))
+                if offsets:
+                    together.create_task(self._register_group(identity, member.group))
             async with asyncio.TaskGroup() as together:
                 together.create_task(self._produce(batches))
                 together.create_task(self._commit_offsets(identity, offsets, metadata, member))
