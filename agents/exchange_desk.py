@@ -126,9 +126,9 @@ class Desk:
 
     def _start_programs(self, key: bytes, effect: model.StartPrograms, content: bytes) -> None:
         exchange = self._open(key)
-        self._mail.reply(key, records.say("start", incarnation=exchange.incarnation))
+        self._mail.reply(key, records.say("start", incarnation=exchange.incarnation, ordered=True))
         if exchange.server:
-            told = b'"incarnation":%d}' % exchange.server_incarnation
+            told = b'"incarnation":%d,"ordered":true}' % exchange.server_incarnation
             self._mail.assign(exchange.server.encode(), records.server_head("start", exchange.server) + told)
 
     def _note(self, key: bytes, effect: model.Note, content: bytes) -> None:

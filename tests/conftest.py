@@ -5,9 +5,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.broker import Choice, NoBrokerError, OwnBrokers, choose, clear, new_namespace, running
 from tests.support.reasons import NO_BROWSER
+
+# How fast a machine is, is no property of the program.
+settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("holdfast")
 
 _CHOICE = pytest.StashKey[Choice]()
 _SKIPPED: list[str] = []

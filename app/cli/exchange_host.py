@@ -142,11 +142,16 @@ class Supervisor:
             process.wait()
 
     def _heard(self, key: str, record: dict[str, Any]) -> None:
-        """In a thread of the connection: a manager wants the program to be started anew, once for each silence."""
+        """In a thread of the connection: a manager wants the program to be started anew, once for each silence.
+
+        An operator may want it again of a program that has not come to its opening.
+        """
         if record.get("type") != "start" or not self.part.concerns(key, record):
             return
         incarnation = record.get("incarnation")
-        if isinstance(incarnation, int) and incarnation not in self._silent:
+        if record.get("ordered") is True:
+            self._wanted.set()
+        elif isinstance(incarnation, int) and incarnation not in self._silent:
             self._silent.add(incarnation)
             self._wanted.set()
 

@@ -60,7 +60,7 @@ def make_consumer(settings: Settings, *, tell_ends: bool = False, wait_ms: int =
     Args:
         settings: where the cluster is.
         tell_ends: deliver an error ``_PARTITION_EOF`` whenever a partition is read to its end.
-        wait_ms: how long a broker may hold an idle fetch; it is noticed so late that a transaction has ended.
+        wait_ms: how long a broker may hold an idle fetch, and a partition that is assigned meanwhile may wait.
 
     Raises:
         ConfigurationError: librdkafka refuses an option.

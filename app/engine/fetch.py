@@ -111,7 +111,8 @@ class Fetcher(threading.Thread):
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "check.crcs": False,
-                "fetch.wait.max.ms": 10,
+                # What comes ends a fetch at once. Only a new assignment may wait for an idle one.
+                "fetch.wait.max.ms": 25,
                 "fetch.queue.backoff.ms": 10,
                 "fetch.error.backoff.ms": 100,
                 "queued.min.messages": 20_000,

@@ -195,12 +195,7 @@ def _submit(exchange: Open, event: Submitted) -> Step:
         return _refuse(exchange, event, "bad-number")
     if exchange.submitted - exchange.acknowledged >= exchange.window:
         return _refuse(exchange, event, "window-closed")
-    stored = replace(
-        exchange,
-        client_op=event.op,
-        submitted=number,
-        client_restart=exchange.client_restart if event.restart is None else event.restart,
-    )
+    stored = exchange.after_client(event.op, number, exchange.acknowledged, event.restart)
     if exchange.server:
         return Step(stored, (StoreRequest(number, send=True), TellPositions()))
     return Step(stored, (StoreRequest(number, send=False), TellPositions(), FindServer()))
@@ -212,12 +207,7 @@ def _acknowledge(exchange: Open, event: Acknowledged) -> Step:
         return _refuse(exchange, event, "not-answered")
     if number <= exchange.acknowledged:
         return Step(replace(exchange, client_op=event.op), (TellPositions(),))
-    acknowledged = replace(
-        exchange,
-        client_op=event.op,
-        acknowledged=number,
-        client_restart=exchange.client_restart if event.restart is None else event.restart,
-    )
+    acknowledged = exchange.after_client(event.op, exchange.submitted, number, event.restart)
     return Step(acknowledged, (DropResponses(exchange.acknowledged + 1, number), TellPositions()))
 
 
@@ -276,26 +266,17 @@ def _performed(exchange: Open, event: Responded | Checkpointed | Begun) -> Step:
     if event.op > exchange.server_op + 1 or number > min(exchange.answered + 1, exchange.submitted):
         # Something between was lost, or it performs what it was not given.
         return _start(exchange, "gap")
-    taken = replace(exchange, server_op=event.op)
     if number <= exchange.answered:
-        return Step(taken)
+        return Step(replace(exchange, server_op=event.op))
     match event:
         case Begun():
-            return Step(replace(taken, begun=True))
+            return Step(replace(exchange, server_op=event.op, begun=True))
         case Checkpointed(restart=restart):
             # What has come further was not what kills its server session.
-            further = restart != exchange.server_restart
-            return Step(replace(taken, server_restart=restart, crashes=0 if further else exchange.crashes))
+            crashes = 0 if restart != exchange.server_restart else exchange.crashes
+            return Step(replace(exchange, server_op=event.op, server_restart=restart, crashes=crashes))
         case Responded(restart=after):
-            answered = replace(
-                taken,
-                answered=number,
-                server_restart=exchange.server_restart if after is None else after,
-                careful=False,
-                begun=False,
-                crashes=0,
-            )
-            return Step(answered, (StoreResponse(number),))
+            return Step(exchange.after_response(event.op, number, after), (StoreResponse(number),))
         case _:
             assert_never(event)
 

@@ -33,6 +33,12 @@ class Live:
     answered: int = 0
     acknowledged: int = 0
 
+    def after(self, op: int, submitted: int, acknowledged: int) -> "Live":
+        """How it stands when operation ``op`` is sent. Field by field: every request takes two of them."""
+        return Live(
+            self.incarnation, self.window, op, self.settled, self.resent, submitted, self.answered, acknowledged
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Over:
@@ -242,21 +248,32 @@ def _wanted(side: Live, event: SubmitWanted | AcknowledgeWanted | FinishWanted) 
             if side.submitted - side.acknowledged >= side.window:
                 return Step(side, (Full(),))
             number = side.submitted + 1
-            return Step(replace(side, op=op, submitted=number), (Send(op, number),))
+            return Step(side.after(op, number, side.acknowledged), (Send(op, number),))
         case AcknowledgeWanted(number):
             if number > side.answered:
                 return Step(side, (NotYet(),))
-            acknowledged = max(side.acknowledged, number)
-            return Step(replace(side, op=op, acknowledged=acknowledged), (Send(op, number),))
+            return Step(side.after(op, side.submitted, max(side.acknowledged, number)), (Send(op, number),))
         case FinishWanted():
-            return Step(replace(side, op=op), (Send(op, 0),))
+            return Step(side.after(op, side.submitted, side.acknowledged), (Send(op, 0),))
         case _:
             assert_never(event)
 
 
 def _told(side: Live, op: int, answered: int) -> Step:
-    told = replace(side, settled=max(side.settled, op), answered=max(side.answered, answered))
-    return Step(told, (Settle(told.settled),) if told.settled > side.settled else ())
+    if op <= side.settled and answered <= side.answered:
+        return Step(side)
+    settled = max(side.settled, op)
+    told = Live(
+        side.incarnation,
+        side.window,
+        side.op,
+        settled,
+        side.resent,
+        side.submitted,
+        max(side.answered, answered),
+        side.acknowledged,
+    )
+    return Step(told, (Settle(settled),) if settled > side.settled else ())
 
 
 def _over(event: Refused | Fenced | ClosedTold) -> Step:

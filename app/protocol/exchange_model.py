@@ -50,6 +50,49 @@ class Open:
     begun: bool = False
     crashes: int = 0
 
+    # Every request makes three of these. Field by field that takes a third of the time of `dataclasses.replace`.
+
+    def after_client(self, op: int, submitted: int, acknowledged: int, restart: bytes | None) -> "Open":
+        """How it stands after an operation of the client; restart data of None stay as they are."""
+        return Open(
+            self.client,
+            self.incarnation,
+            self.window,
+            self.deadline_ms,
+            op,
+            submitted,
+            self.answered,
+            acknowledged,
+            self.client_restart if restart is None else restart,
+            self.server,
+            self.server_incarnation,
+            self.assignment,
+            self.server_op,
+            self.server_restart,
+            self.careful,
+            self.begun,
+            self.crashes,
+        )
+
+    def after_response(self, op: int, number: int, restart: bytes | None) -> "Open":
+        """How it stands after the response to request ``number``: nothing is said against the next one."""
+        return Open(
+            self.client,
+            self.incarnation,
+            self.window,
+            self.deadline_ms,
+            self.client_op,
+            self.submitted,
+            number,
+            self.acknowledged,
+            self.client_restart,
+            self.server,
+            self.server_incarnation,
+            self.assignment,
+            op,
+            self.server_restart if restart is None else restart,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

@@ -36,6 +36,10 @@ class Held:
     stale: bool = False
     careful: bool = False
 
+    def after(self, op: int, done: int, there: frozenset[int], running: int) -> "Held":
+        """How it stands when a request comes, begins or ends. Field by field: every request takes three of them."""
+        return Held(self.assignment, op, done, there, running, self.stale, self.careful)
+
 
 Side: TypeAlias = Away | Held
 
@@ -179,7 +183,7 @@ def _held(side: Held, event: Event) -> Step:
         case RequestCame(assignment, number):
             if assignment != side.assignment or number <= max(side.done, 0 if side.stale else side.running):
                 return Step(side)
-            return Step(replace(side, there=side.there | {number}), (Keep(number),))
+            return Step(side.after(side.op, side.done, side.there | {number}, side.running), (Keep(number),))
         case Withdrawn(assignment):
             return Step(Away(side.running > 0)) if assignment == side.assignment else Step(side)
         case Free():
@@ -199,7 +203,7 @@ def _begin(side: Held) -> Step:
     if side.running or number not in side.there:
         return Step(side)
     op = side.op + side.careful
-    begun = replace(side, op=op, running=number, there=side.there - {number})
+    begun = side.after(op, side.done, side.there - {number}, number)
     return Step(begun, (Perform(number, op if side.careful else 0),))
 
 
@@ -207,5 +211,5 @@ def _performed(side: Held) -> Step:
     if side.stale or not side.running:
         return Step(replace(side, running=0, stale=False), (Discard(),))
     op = side.op + 1
-    done = replace(side, op=op, done=side.running, running=0, careful=False)
+    done = Held(side.assignment, op, side.running, side.there)
     return Step(done, (Respond(op, side.running),))

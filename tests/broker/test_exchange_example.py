@@ -1,9 +1,10 @@
-"""The worked example: a sweep whose client, server and manager are killed -9 one after the other, and its plot."""
+"""What users begin with: the worked example and its plot, and the programs of the guide; each party is killed -9."""
 
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -11,12 +12,12 @@ import pytest
 
 from tests.support.cluster import Workers, wait_for
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy/examples/exchanges"
 POINTS, SIZE, SAMPLES = 13, 14, 3_000
-WAIT_S = 60.0
+WAIT_S = 150.0
 
 
 class Host:
@@ -59,8 +60,8 @@ def hosts(workers: Workers, tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     server.close()
 
 
-def acknowledged(workers: Workers) -> int:
-    status, shown = workers.running[0].get("/api/exchanges/curve")
+def acknowledged(workers: Workers, exchange: str = "curve") -> int:
+    status, shown = workers.running[0].get(f"/api/exchanges/{exchange}")
     return int(shown["acknowledged"]) if status == 200 else -1
 
 
@@ -85,3 +86,38 @@ def test_the_sweep_survives_each_of_its_parties(
     ]
     assert drawn == [f"{340 - 300 * share:.1f}" for share in right]
     assert right[0] < 0.2 < 0.8 < right[-1]
+
+
+def guide(workers: Workers, directory: Path) -> tuple[Path, Path]:
+    """Both programs of the guide, as they stand there."""
+    text = (ROOT / "docs/exchanges.md").read_text().replace("localhost:9092", workers.settings.bootstrap)
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    client, server = directory / "drive.py", directory / "work.py"
+    client.write_text(next(program for program in programs if "ClientSession(" in program))
+    server.write_text(next(program for program in programs if "ServerSession(" in program))
+    return client, server
+
+
+def reached(workers: Workers, steps: int) -> bool:
+    return acknowledged(workers, "sim-42") >= steps
+
+
+@pytest.mark.settings(max_crashes=100)
+def test_the_programs_of_the_guide(workers: Workers, tmp_path: Path) -> None:
+    """Every step is performed and answered, however often either of them is killed -9."""
+    workers.start_ready("w1")
+    drive, work = guide(workers, tmp_path)
+    server = Host(workers, ("--server", "hpc-1"), str(work))
+    client = Host(workers, ("--client", "laptop-7", "--exchange", "sim-42"), str(drive))
+    try:
+        for steps in (5, 25):
+            wait_for(partial(reached, workers, steps), WAIT_S, f"{steps} steps")
+            client.kill_program()
+        server.kill_program()
+        assert client.process.wait(WAIT_S) == 0
+        shown = workers.running[0].get("/api/exchanges/sim-42")[1]
+        assert (shown["state"], shown["answered"], shown["acknowledged"]) == ("finished", 100, 100)
+        assert (shown["client_restart"], shown["server_restart"]) == ({"step": 100}, {"total": sum(range(100))})
+    finally:
+        client.close()
+        server.close()

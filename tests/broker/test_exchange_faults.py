@@ -1,6 +1,7 @@
 """Client, server and manager killed -9, alone and in pairs: every request answered once as stored, in order."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,41 +21,13 @@ from app.protocol.murmur2 import partition_of
 from app.topics import Names
 from tests.support import exchanges
 from tests.support.cluster import Worker, Workers, wait_for
+from tests.support.storm import Programs, audit, begin, finish, stop, storm
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(280)]
 
-WAIT_S = 60.0
+WAIT_S = 150.0
 FOR_EVER = "1000000"
 SETTINGS = {"lease": 2, "max_crashes": 100}
-
-
-class Programs:
-    """Processes of client and server computers; started again when they are killed."""
-
-    def __init__(self, workers: Workers, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
-        self.directory = directory
-        self.config = {"HOLDFAST_BOOTSTRAP": workers.settings.bootstrap, "HOLDFAST_NAMESPACE": workers.namespace}
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._arguments: dict[str, tuple[str, ...]] = {}
-
-    def start(self, name: str, *arguments: str) -> None:
-        self._arguments[name] = arguments
-        self.running[name] = exchanges.start(self.config, self.directory / f"{name}.log", *arguments)
-
-    def kill9(self, name: str) -> None:
-        self.running[name].kill()
-        self.running[name].wait(10)
-        self.start(name, *self._arguments[name])
-
-    def text(self) -> str:
-        files = [*sorted(self.directory.glob("*.log")), *sorted(self.directory.glob("failed-*"))]
-        return "\n".join(f"--- {path.name}\n{path.read_text()[-3_000:]}" for path in files)
-
-    def close(self) -> None:
-        for process in self.running.values():
-            process.kill()
-            process.wait(10)
 
 
 @pytest.fixture
@@ -64,68 +37,13 @@ def programs(workers: Workers, tmp_path: Path) -> Iterator[Programs]:
     made.close()
 
 
-def finish(programs: Programs, names: list[str], timeout: float = WAIT_S) -> None:
-    """Wait until the client has driven every exchange to its end, and found nothing wrong."""
-
-    def ended() -> bool:
-        return programs.running["client"].poll() is not None
-
-    try:
-        wait_for(ended, timeout, "the client ends")
-        assert programs.running["client"].returncode == 0
-        notes = {path.stem: json.loads(path.read_text()) for path in programs.directory.glob("*.json")}
-        assert set(notes) == set(names)
-        assert all(note["received"] for note in notes.values())
-        assert not list(programs.directory.glob("failed-*"))
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{programs.text()}") from None
-
-
-def stop(programs: Programs, names: list[str]) -> None:
-    """The client has submitted enough: it ends when everything is answered."""
-    (programs.directory / exchanges.STOP).touch()
-    finish(programs, names)
-
-
-def storm(workers: Workers, programs: Programs, rng: random.Random, kills: int, pause_s: float) -> None:
-    """Kill one or two of the parties at a time; a worker's successor is there before the next one dies."""
-    for _ in range(kills):
-        if programs.running["client"].poll() is not None:
-            return
-        for victim in rng.sample(["client", "server-a", "server-b", "worker"], rng.choice([1, 1, 2])):
-            if victim == "worker":
-                name = rng.choice(["w1", "w2"])
-                next(worker for worker in workers.running if worker.name == name).kill9()
-                workers.start(name).wait_ready()
-            else:
-                programs.kill9(victim)
-        threading.Event().wait(pause_s * rng.random())
-
-
-def begin(workers: Workers, programs: Programs, names: list[str], requests: int, seconds: str) -> None:
-    """Two workers, two server sessions that take so long for a request, a client."""
-    workers.start_ready("w1", "w2")
-    programs.start("server-a", "server", "a", seconds)
-    programs.start("server-b", "server", "b", seconds)
-    programs.start("client", "client", str(programs.directory), ",".join(names), str(requests))
-
-
 @pytest.mark.settings(**SETTINGS)
 def test_all_parties_killed_at_random(workers: Workers, programs: Programs) -> None:
     names = [f"storm-{number}" for number in range(8)]
     begin(workers, programs, names, 30, "0.02")
-    storm(workers, programs, random.Random(1), kills=5, pause_s=2.0)
-    finish(programs, names)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3_600)
-@pytest.mark.settings(**SETTINGS)
-def test_a_thousand_exchanges_with_all_parties_killed_at_random(workers: Workers, programs: Programs) -> None:
-    names = [f"storm-{number}" for number in range(1_000)]
-    begin(workers, programs, names, 50, "0.002")
-    storm(workers, programs, random.Random(2), kills=60, pause_s=10.0)
-    finish(programs, names, 1_800)
+    storm(workers, programs, random.Random(1), kills=5, between=60)
+    finish(programs, names, WAIT_S)
+    audit(workers, names, 30)
 
 
 UNIT_POINTS = ("before-changelog", "before-offsets", "before-commit", "after-commit")
@@ -133,15 +51,16 @@ UNIT_POINTS = ("before-changelog", "before-offsets", "before-commit", "after-com
 
 @pytest.mark.settings(**SETTINGS)
 def test_a_manager_killed_between_storing_and_transmitting(workers: Workers, programs: Programs) -> None:
-    """At each point of a unit: its backup finds what was stored, and sends what was not."""
-    workers.start_ready("w1")
+    """At each point of a unit, two hosts at a time: the backups find what was stored, and send what was not."""
+    workers.start_ready("w1", timeout=WAIT_S)
     names = [f"point-{number}" for number in range(8)]
     programs.start("server", "server", "a", "0.01")
     programs.start("client", "client", str(programs.directory), ",".join(names), FOR_EVER)
-    for point in UNIT_POINTS:
-        # It is given managers once it is warm; its first units claim them.
-        victim = workers.start("w2", HOLDFAST_CRASH_AT=f"{point}:8")
-        assert victim.wait_exit(60) == -signal.SIGKILL, victim.tail() + programs.text()
+    for points in (UNIT_POINTS[:2], UNIT_POINTS[2:]):
+        # They are given managers once they are warm; their first units claim them.
+        victims = [workers.start(f"w{n}", HOLDFAST_CRASH_AT=f"{point}:8") for n, point in enumerate(points, 2)]
+        for victim in victims:
+            assert victim.wait_exit(WAIT_S) == -signal.SIGKILL, victim.tail() + programs.text()
     stop(programs, names)
 
 
@@ -172,12 +91,6 @@ def host_of(workers: Workers, exchange: str) -> tuple[Worker, dict[str, Any]]:
     return next(worker for worker in workers.running if worker.name == shown["worker"]), shown
 
 
-def is_assigned(workers: Workers, exchange: str, *, submitted: int) -> bool:
-    """Whether a manager has so many requests of it and a server session for them."""
-    status, shown = workers.running[0].get(f"/api/exchanges/{exchange}")
-    return status == 200 and shown["assignment"] == 1 and shown["submitted"] == submitted
-
-
 @pytest.mark.settings(**SETTINGS)
 def test_the_backup_restarts_both_sides_from_the_rows(workers: Workers) -> None:
     """With live instances on both sides: each gets its restart data and both queues, as they stand in the rows."""
@@ -195,6 +108,12 @@ def test_the_backup_restarts_both_sides_from_the_rows(workers: Workers) -> None:
                 session.submit(exchanges.request("sim", n), restart={"step": n})
             wait_for(lambda: len(session.responses) == 3, WAIT_S, "three are performed")
             session.acknowledge(1, restart={"step": "acknowledged"})
+            # What is committed can be read a moment later.
+            wait_for(
+                lambda: host_of(workers, "sim")[1]["client_restart"] == {"step": "acknowledged"},
+                WAIT_S,
+                "the acknowledgement is in the row",
+            )
             host, row = host_of(workers, "sim")
             killed = time.monotonic()
             host.kill9()
@@ -231,12 +150,12 @@ import json, os, signal, sys, time
 directory = sys.argv[1]
 count = len(os.listdir(directory))
 shown = json.load(open(os.environ["HOLDFAST_RESTART_FILE"]))
-shown["exchange in the environment"] = os.environ["HOLDFAST_EXCHANGE"]
+note = {"pid": os.getpid(), "exchange": os.environ["HOLDFAST_EXCHANGE"], "shown": shown}
 with open(os.path.join(directory, f"writing-{count}"), "w") as file:
-    json.dump(shown, file)
+    json.dump(note, file)
 os.rename(file.name, os.path.join(directory, f"start-{count}"))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-time.sleep(120)
+time.sleep(600)
 """
 
 
@@ -258,6 +177,7 @@ class Supervised:
         return [json.loads(path.read_text()) for path in sorted(self.directory.glob("start-*"))]
 
     def wait(self, count: int) -> dict[str, Any]:
+        """What the program was started with the ``count``-th time."""
         wait_for(lambda: len(self.starts()) >= count, WAIT_S, f"start number {count}")
         return self.starts()[count - 1]
 
@@ -267,61 +187,89 @@ class Supervised:
         self.process.wait(30)
 
 
-def write(workers: Workers, topic: str, key: str, *records: dict[str, Any]) -> int:
-    """Write to a topic of exchanges as a program in any language does; the offset of the first record."""
-    producer = Producer({**workers.config, "enable.idempotence": True})
-    offsets: list[int] = []
-    partition = partition_of(key.encode(), workers.settings.routers)
-    for record in records:
-        producer.produce(
-            Names(workers.namespace).topic(topic),
+class Voices:
+    """What both programs say, written to the topics as a program in any language does, from a thread of its own.
+
+    The programs themselves are silent, so that the test decides how long each of them is there.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._producer = Producer({**workers.config, "enable.idempotence": True})
+        self._silent = threading.Event()
+        self.client = self.write("requests", "sim", {"type": "open", "client": "laptop"})
+        self.server = self.write("responses", "hpc-9", {"type": "open", "server": "hpc-9"})
+        self._thread = threading.Thread(target=self._beat)
+        self._thread.start()
+
+    def write(self, topic: str, key: str, record: dict[str, Any], partition: int | None = None) -> int:
+        """Write a record and return its offset."""
+        offsets: list[int] = []
+        self._producer.produce(
+            Names(self._workers.namespace).topic(topic),
             json.dumps({"v": 1, **record}).encode(),
             key.encode(),
-            partition,
+            partition_of(key.encode(), self._workers.settings.routers) if partition is None else partition,
             on_delivery=lambda _, message: offsets.append(message.offset() or 0),
         )
-    assert producer.flush(WAIT_S) == 0
-    return offsets[0]
+        assert self._producer.flush(WAIT_S) == 0
+        return offsets[0]
+
+    def _beat(self) -> None:
+        place = partition_of(b"sim", self._workers.settings.routers)
+        alive = {"type": "alive", "server": "hpc-9", "incarnation": self.server}
+        while not self._silent.wait(0.2):
+            self.write("requests", "sim", {"type": "alive", "incarnation": self.client})
+            self.write("responses", "hpc-9", alive, place)
+
+    def end(self) -> None:
+        self._silent.set()
+        self._thread.join(WAIT_S)
 
 
-@pytest.mark.soak
-@pytest.mark.settings(**SETTINGS)
-def test_programs_under_their_host_supervisors_are_started_anew(workers: Workers, tmp_path: Path) -> None:
-    """A program that does not answer its manager within the lease is started again with what the rows hold."""
-    workers.start_ready("w1", "w2")
-    server = write(workers, "responses", "hpc-9", {"type": "open", "server": "hpc-9"})
-    partition = partition_of(b"sim", workers.settings.routers)
-    producer = Producer(workers.config)
-    alive = {"v": 1, "type": "alive", "server": "hpc-9", "incarnation": server}
-    producer.produce(Names(workers.namespace).responses, json.dumps(alive).encode(), b"hpc-9", partition)
-    assert producer.flush(WAIT_S) == 0
-    client = write(workers, "requests", "sim", {"type": "open", "client": "laptop"})
-    submit = {"type": "submit", "incarnation": client, "body": {"n": 1}, "restart": {"step": 1}}
-    write(workers, "requests", "sim", {**submit, "op": 1, "number": 1}, {**submit, "op": 2, "number": 2})
-    wait_for(lambda: is_assigned(workers, "sim", submitted=2), WAIT_S, "the server session has its requests")
+def converse(workers: Workers, voices: Voices) -> dict[str, Any]:
+    """Two requests, one of them answered; the exchange as its manager shows it then."""
+    wait_for(lambda: _shown(workers, "sim").get("assignment") == 1, WAIT_S, "a server session is assigned")
+    submit = {"type": "submit", "incarnation": voices.client, "body": {"n": 1}, "restart": {"step": 1}}
+    for number in (1, 2):
+        voices.write("requests", "sim", {**submit, "op": number, "number": number})
     respond = {"type": "respond", "server": "hpc-9", "assignment": 1, "op": 1, "number": 1}
-    write(workers, "responses", "sim", {**respond, "body": {"x": 1}, "restart": {"done": 1}})
-    wait_for(lambda: host_of(workers, "sim")[1]["answered"] == 1, WAIT_S, "the response is stored")
-    supervised = [
-        Supervised(workers, tmp_path / "client", "--client", "laptop", "--exchange", "sim"),
-        Supervised(workers, tmp_path / "server", "--server", "hpc-9"),
-    ]
+    wait_for(lambda: _shown(workers, "sim")["submitted"] == 2, WAIT_S, "both requests are stored")
+    voices.write("responses", "sim", {**respond, "body": {"x": 1}, "restart": {"done": 1}})
+    wait_for(lambda: _shown(workers, "sim")["answered"] == 1, WAIT_S, "the response is stored")
+    return _shown(workers, "sim")
+
+
+@pytest.mark.settings(**{**SETTINGS, "lease": 4})
+def test_programs_under_their_host_supervisors_are_started_anew(workers: Workers, tmp_path: Path) -> None:
+    """One that dies is started again at once; one that is silent, when the manager's backup has not reached it."""
+    workers.start_ready("w1", "w2")
+    client = Supervised(workers, tmp_path / "client", "--client", "laptop", "--exchange", "sim")
+    server = Supervised(workers, tmp_path / "server", "--server", "hpc-9")
+    voices = None
     try:
-        host, row = host_of(workers, "sim")
-        if row["server"] == "hpc-9":
-            host.kill9()
-        for one in supervised:
-            one.wait(2)
-        client_told = supervised[0].starts()[-1]
-        assert client_told["exchange in the environment"] == client_told["exchange"] == "sim"
-        assert client_told["restart"] == {"step": 1}
-        assert [entry["number"] for entry in client_told["requests"]] == [2]
-        assert client_told["responses"] == [{"number": 1, "body": {"x": 1}}]
-        first = supervised[1].starts()[0]["exchanges"]
-        if first:
-            assert (first[0]["exchange"], first[0]["restart"]) == ("sim", {"done": 1})
+        assert client.wait(1)["shown"]["outcome"] == "unknown"
+        first = server.wait(1)
+        assert first["shown"] == {"server": "hpc-9", "exchanges": []}
+        voices = Voices(workers)
+        row = converse(workers, voices)
+        os.kill(first["pid"], signal.SIGKILL)
+        [given] = server.wait(2)["shown"]["exchanges"]
+        assert (given["exchange"], given["restart"]) == ("sim", row["server_restart"]) == ("sim", {"done": 1})
+        assert (given["requests"], given["responses"]) == (row["requests"], row["responses"])
+        host_of(workers, "sim")[0].kill9()
+        voices.end()
+        again = client.wait(2)
+        assert again["exchange"] == again["shown"]["exchange"] == "sim"
+        assert again["shown"]["restart"] == row["client_restart"] == {"step": 1}
+        assert again["shown"]["requests"] == row["requests"] == [{"number": 2, "body": {"n": 1}}]
+        assert again["shown"]["responses"] == row["responses"] == [{"number": 1, "body": {"x": 1}}]
+        assert server.wait(3)["shown"]["exchanges"] == [], "it was silent, so it has lost the exchange"
+        assert _shown(workers, "sim")["server"] is None
     finally:
-        for one in supervised:
+        if voices is not None:
+            voices.end()
+        for one in (client, server):
             one.close()
 
 
@@ -341,6 +289,11 @@ def test_a_worker_that_stood_still_and_one_that_thawed(workers: Workers, program
     stop(programs, names)
 
 
-def _answered(workers: Workers, exchange: str) -> int:
+def _shown(workers: Workers, exchange: str) -> dict[str, Any]:
+    """The exchange as a worker shows it; nothing when its manager is just changing its host."""
     status, shown = workers.running[0].get(f"/api/exchanges/{exchange}")
-    return int(shown["answered"]) if status == 200 else 0
+    return shown if status == 200 else {}
+
+
+def _answered(workers: Workers, exchange: str) -> int:
+    return int(_shown(workers, exchange).get("answered", 0))

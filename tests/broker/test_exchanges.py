@@ -198,6 +198,39 @@ def test_asyncio(cluster: Workers, hpc: Performing) -> None:
     assert asyncio.run(all_of_them()) == [[2, 4, 6]] * 3
 
 
+def test_a_server_session_within_asyncio(cluster: Workers, hpc: Performing) -> None:
+    """It performs coroutines; when it is cancelled, another one goes on at once with its restart data."""
+    names = [f"serve-{n}" for n in range(20)]
+
+    async def count(body: Any, restart: Any) -> tuple[Any, Any]:
+        await asyncio.sleep(0)
+        return "within asyncio", {"count": 10}
+
+    async def serve() -> ClientSession:
+        server = ServerSession(server="aio", perform=count, settings=cluster.settings, threads=2)
+        serving = asyncio.create_task(server.serve())
+        sessions = [await asyncio.to_thread(opened, cluster, name) for name in names]
+        await asyncio.to_thread(wait_for, lambda: set(server.exchanges) & set(names), WAIT_S, "it has an exchange")
+        mine = next(session for session in sessions if session.exchange in server.exchanges)
+        for other in sessions:
+            if other is not mine:
+                await asyncio.to_thread(other.finish)
+        await asyncio.wrap_future(mine.submit_nowait({"n": 1}))
+        assert (await asyncio.wrap_future(mine.expect())).body == "within asyncio"
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        return mine
+
+    with asyncio.run(serve()) as session:
+        session.acknowledge(1)
+        session.submit({"n": 2})
+        assert session.receive(WAIT_S).body["twice"] == 4
+        counted = {"count": 11}
+        wait_for(lambda: shown(cluster, session.exchange)["server_restart"] == counted, WAIT_S, "the row is there")
+        session.finish()
+
+
 def test_a_checkpoint_is_what_the_next_server_session_goes_on_from(cluster: Workers, hpc: Performing) -> None:
     reached = threading.Event()
     go_on = threading.Event()

@@ -38,9 +38,7 @@ def begin(world: World) -> None:
 
 
 def test_exchange() -> None:
-    run_state_machine_as_test(
-        ExchangeMachine, settings=settings(max_examples=100, stateful_step_count=60, deadline=None)
-    )
+    run_state_machine_as_test(ExchangeMachine, settings=settings(max_examples=100, stateful_step_count=60))
 
 
 def walk(choose: Choose) -> None:

@@ -180,9 +180,7 @@ class OwnershipMachine(RuleBasedStateMachine):
 
 
 def test_ownership() -> None:
-    run_state_machine_as_test(
-        OwnershipMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(OwnershipMachine, settings=settings(max_examples=60, stateful_step_count=40))
 
 
 def walk(choose: Choose) -> None:

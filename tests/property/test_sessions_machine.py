@@ -187,9 +187,7 @@ class SessionsMachine(RuleBasedStateMachine):
 
 
 def test_sessions() -> None:
-    run_state_machine_as_test(
-        SessionsMachine, settings=settings(max_examples=100, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(SessionsMachine, settings=settings(max_examples=100, stateful_step_count=40))
 
 
 def walk(choose: Choose) -> None:

@@ -70,9 +70,7 @@ class Cluster(RuleBasedStateMachine):
 def test_by_hypothesis() -> None:
     run_state_machine_as_test(
         Cluster,
-        settings=settings(
-            max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=30, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )
 
 

@@ -349,9 +349,7 @@ class TransferMachine(RuleBasedStateMachine):
 
 
 def test_transfers() -> None:
-    run_state_machine_as_test(
-        TransferMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(TransferMachine, settings=settings(max_examples=60, stateful_step_count=40))
 
 
 def walk(choose: Choose) -> None:

@@ -33,7 +33,5 @@ def by_hypothesis(make: Callable[[Choose], World]) -> None:
 
     run_state_machine_as_test(
         Histories,
-        settings=settings(
-            max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=15, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )

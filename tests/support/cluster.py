@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeVar
 from app.settings import Settings
 from app.topics import connect, ensure
 
-READY_S: Final = 30.0
+READY_S: Final = 150.0
 COMMAND: Final = (sys.executable, "-m", "app", "worker", "--port", "0")
 _ROOT: Final = Path(__file__).parents[2]
 _POLL_S: Final = 0.05

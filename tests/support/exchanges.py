@@ -11,16 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from app.client import ClientSession, ServerSession
-from app.client.exchanges import Restart
+from app.client.exchanges import Response, Restart
 from app.errors import HoldfastError
 
 WINDOW = 8
 STOP = "stop"
+JOURNAL = "journal"
+TIMEOUT_S = 120.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -68,45 +70,99 @@ def check(what: str, told: object, right: object) -> None:
         raise MismatchError(f"{what}: {told!r}, not {right!r}")
 
 
-def drive(exchange: str, requests: int, note: Path) -> None:
+def check_in(what: str, told: object, right: Collection[object]) -> None:
+    if told not in right:
+        raise MismatchError(f"{what}: {told!r}, not one of {right!r}")
+
+
+class Journal:
+    """What the client's processes have sent, and what they were told is stored; it survives them.
+
+    A line for each operation before it is sent (``?``) and when the manager has it (``=``): the restart data with it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / JOURNAL
+        self._known: dict[str, dict[str, tuple[int, int]]] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            exchange, kind, submitted, received = line.split()
+            known = self._known.setdefault(exchange, {})
+            known[kind] = (int(submitted), int(received))
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def note(self, exchange: str, kind: str, state: Mapping[str, int]) -> None:
+        os.write(self._file, f"{exchange} {kind} {state['submitted']} {state['received']}\n".encode())
+
+    def possible(self, exchange: str) -> list[dict[str, int]]:
+        """The restart data that its next process may find: the last that were acknowledged, or those on their way."""
+        known = self._known.get(exchange, {})
+        stored = known.get("=", (0, 0))
+        found = {stored, max(stored, known.get("?", stored), key=sum)}
+        return [{"submitted": submitted, "received": received} for submitted, received in sorted(found)]
+
+
+def drive(exchange: str, requests: int, note: Path, journal: Journal) -> None:
     """Take an exchange to its end, from wherever it stands; once there is a file ``stop``, submit no more."""
     stop, chain = note.with_name(STOP), Chain(exchange)
     restarts: list[Restart] = []
-    with ClientSession(exchange=exchange, client="driver", window=WINDOW, on_restart=restarts.append) as session:
+    with ClientSession(
+        exchange=exchange, client="driver", window=WINDOW, timeout=TIMEOUT_S, on_restart=restarts.append
+    ) as session:
         first = restarts[0]
         state = session.restart or {"submitted": 0, "received": 0}
         # Every operation carries them, so they must say what the positions say.
         check("restart data", state, {"submitted": first.submitted, "received": first.acknowledged})
-        for queued in session.requests:
-            check("a queued request", queued.body, request(exchange, queued.number))
+        check_in("restart data after what was acknowledged", state, journal.possible(exchange))
+        check_queues(session, first, chain)
+        journal.note(exchange, "=", state)
         while state["received"] < (state["submitted"] if stop.exists() else requests):
             while state["submitted"] - state["received"] < WINDOW and not (
                 state["submitted"] >= requests or stop.exists()
             ):
                 number = state["submitted"] + 1
                 state = {**state, "submitted": number}
+                journal.note(exchange, "?", state)
                 check("number", session.submit(request(exchange, number), restart=state), number)
+                journal.note(exchange, "=", state)
             if state["submitted"] == state["received"]:
                 break
-            response = session.receive(timeout=120)
+            response = session.receive(timeout=TIMEOUT_S)
             check("the order of responses", response.number, state["received"] + 1)
-            right = {"count": response.number, "link": chain[response.number]}
-            check(f"response {response.number}, {response.error}", response.body, right)
+            check_answer(response, chain)
             state = {**state, "received": response.number}
+            journal.note(exchange, "?", state)
             session.acknowledge(response.number, restart=state)
+            journal.note(exchange, "=", state)
         check("restarts", [told.cause for told in restarts[1:] if told.cause not in ("manager", "asked")], [])
         note.write_text(json.dumps({"restarts": len(restarts), "received": state["received"]}))
 
 
+def check_queues(session: ClientSession, restart: Restart, chain: Chain) -> None:
+    """Both queues of a restarted client: everything that is neither answered nor acknowledged, whole and in order."""
+    requests, responses = session.requests, session.responses
+    numbers = [*(answer.number for answer in responses), *(queued.number for queued in requests)]
+    check("queued numbers", numbers, list(range(restart.acknowledged + 1, restart.submitted + 1)))
+    for queued in requests:
+        check("a queued request", queued.body, request(session.exchange, queued.number))
+    for answer in responses:
+        check_answer(answer, chain)
+
+
+def check_answer(response: Response, chain: Chain) -> None:
+    right = {"count": response.number, "link": chain[response.number]}
+    check(f"response {response.number}, {response.error}", response.body, right)
+
+
 def client(directory: Path, names: list[str], requests: int) -> int:
     failures: list[str] = []
+    journal = Journal(directory)
 
     def run(exchange: str) -> None:
         note = directory / f"{exchange}.json"
         if note.exists():
             return
         try:
-            drive(exchange, requests, note)
+            drive(exchange, requests, note, journal)
         except (MismatchError, TimeoutError, HoldfastError) as error:
             failures.append(f"{exchange}: {type(error).__name__}: {error}")
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.cli.canary_metrics import COUNTERS, GAUGES
 from app.observe.metrics import BY_NAME, METRICS, Kind
 from app.worker.figures import Figures
 from tests.support.web import FakeView
@@ -23,7 +24,13 @@ BOARD: Final = json.loads((ROOT / "deploy" / "grafana" / "holdfast.json").read_t
 
 # Prometheus adds these to whatever it scrapes.
 ADDED: Final = {"job", "instance"}
+CANARY: Final = {
+    "holdfast_canary_latency_seconds_bucket": {"le"},
+    **{f"holdfast_canary_{name}_total": set[str]() for name in COUNTERS},
+    **{f"holdfast_canary_{name}": set[str]() for name in GAUGES},
+}
 FOREIGN: Final = {
+    **CANARY,
     "up": set[str](),
     "process_resident_memory_bytes": set[str](),
     "process_cpu_seconds_total": set[str](),
@@ -113,6 +120,7 @@ def test_every_metric_is_on_the_dashboard_or_in_a_rule() -> None:
         "holdfast_tasks_redelayed_total",
     }
     assert set(BY_NAME) - asked == apart | rest
+    assert {name.removesuffix("_bucket") for name in CANARY} - asked == {"holdfast_canary_takeovers_total"}
 
 
 def test_the_document_has_every_metric_as_it_is() -> None:

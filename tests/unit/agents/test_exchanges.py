@@ -331,6 +331,8 @@ def test_an_operator_restarts_both_sides_and_their_programs(bench: ManagerBench)
     assert types(written["replies"]) == ["start", "restart", "request"]
     assert types(written["assignments"]) == ["start", "restart", "request"]
     assert written["replies"][0]["incarnation"] == client
+    assert written["replies"][0]["ordered"]
+    assert written["assignments"][0]["ordered"]
 
 
 def test_whoever_looks_sees_everything_and_changes_nothing(bench: ManagerBench) -> None:

@@ -150,7 +150,7 @@ batches = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(batches, st.lists(keys, max_size=3))
 def test_a_store_is_a_dict(stores: StoreFactory, changes: Batches, prefixes: list[bytes]) -> None:
     store = stores.open("sessions", 0)

@@ -245,7 +245,6 @@ FAULTS: dict[Fault, set[str]] = {
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(deadline=None)
 def test_a_clean_history_has_no_fault(seed: int) -> None:
     history = clean(seed)
     account = history.account()
@@ -258,7 +257,7 @@ def test_a_clean_history_has_no_fault(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32), fault=st.sampled_from(list(FAULTS)))
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_any_single_fault_is_found(seed: int, fault: Fault) -> None:
     """I1, I2, I3: one fault anywhere in a history is counted under its name and described."""
     history = clean(seed)

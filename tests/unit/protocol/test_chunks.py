@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import PeerProtocolError
@@ -42,7 +42,6 @@ VALUE = (
 )
 
 
-@settings(deadline=None)
 @given(CHUNKS)
 def test_a_chunk_comes_back_with_every_byte(chunk: Chunk) -> None:
     assert decode(encode(chunk)) == chunk
@@ -87,7 +86,6 @@ def test_the_hash_of_a_row_is_fixed() -> None:
     assert f"{fingerprint('s', 'x' * 200, b'{}'):032x}" == LONG_FINGERPRINT
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, ROWS), unique_by=lambda row: row[0]), st.randoms())
 def test_the_order_of_rows_does_not_matter(rows: list[tuple[str, bytes]], chance: object) -> None:
     forwards = backwards = EMPTY
@@ -99,7 +97,6 @@ def test_the_order_of_rows_does_not_matter(rows: list[tuple[str, bytes]], chance
     assert forwards.rows == len(rows)
 
 
-@settings(deadline=None)
 @given(NAMES, st.lists(st.none() | ROWS, min_size=1))
 def test_replacing_leaves_the_last_version_alone(name: str, versions: list[bytes | None]) -> None:
     digest, before = EMPTY, None
@@ -140,7 +137,6 @@ HAND_OFF_VALUE = (
 )
 
 
-@settings(deadline=None)
 @given(HAND_OFFS)
 def test_a_hand_off_comes_back_with_every_byte(part: HandOff) -> None:
     assert decode_hand_off(encode_hand_off(part)) == part

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import PeerProtocolError
@@ -147,7 +147,6 @@ def test_records_are_written_and_read_as_released(name: str) -> None:
     assert decode_control(key, value) == golden(name)
 
 
-@settings(deadline=None)
 @given(RECORDS)
 def test_records_come_back(record: Control) -> None:
     assert decode_control(*encode(record)) == record

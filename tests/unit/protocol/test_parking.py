@@ -343,4 +343,4 @@ class Lots(RuleBasedStateMachine):
 
 
 TestLots = Lots.TestCase
-TestLots.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLots.settings = settings(max_examples=100, stateful_step_count=40)

@@ -353,7 +353,7 @@ class Host(RuleBasedStateMachine):
 
 
 TestHosts = Host.TestCase
-TestHosts.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestHosts.settings = settings(max_examples=200, stateful_step_count=60)
 
 
 def test_one_poisonous_task_among_innocent_ones_is_the_only_one_condemned() -> None:

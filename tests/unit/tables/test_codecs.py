@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.protocol.chunks import Digest
@@ -219,7 +219,6 @@ def test_a_placement_comes_back(home: int, epoch: int) -> None:
     assert placements.decode(placements.encode(state)) == state
 
 
-@settings(deadline=None)
 @given(partitions, offsets, objects)
 def test_a_kept_task_comes_back(partition: int, offset: int, task: bytes) -> None:
     assert parked.decode(parked.encode(Kept(partition, offset, task))) == Kept(partition, offset, task)
