@@ -69,7 +69,7 @@ class Adopting:
                     key, value = control.encode(marker)
                     for server in range(self._context.servers):
                         where = self._context.engine.unit.output(self._context.names.work, server)
-                        where.append({"key": key, "value": value})
+                        where.append((key, value))
                     passing("view-marks")
                 case Announce():
                     subject = b"router-%d" % self._number

@@ -243,7 +243,7 @@ class Alignment:
 
     def _write(self, topic: str, partition: int, record: Control) -> None:
         key, value = control.encode(record)
-        self._context.engine.unit.output(topic, partition).append({"key": key, "value": value})
+        self._context.engine.unit.output(topic, partition).append((key, value))
 
     def _announce(self, event: str, **fields: Any) -> None:
         self._say(Announce(event, None, False, fields))

@@ -29,7 +29,7 @@ def event_of(announced: Announce, now_ms: int) -> dict[str, Any]:
 def announce(engine: Engine, names: Names, subject: bytes, announced: Announce, now_ms: int) -> dict[str, Any]:
     """Write an event into the open unit; it is returned."""
     event = event_of(announced, now_ms)
-    engine.unit.output(names.events, 0).append({"key": subject, "value": orjson.dumps(event)})
+    engine.unit.output(names.events, 0).append((subject, orjson.dumps(event)))
     engine.unit.weight += 1
     return event
 
@@ -70,7 +70,7 @@ class Announcer:
 
     def _write(self, subject: bytes, event: dict[str, Any]) -> None:
         unit = self._engine.unit
-        unit.output(self._names.events, 0).append({"key": subject, "value": orjson.dumps(event)})
+        unit.output(self._names.events, 0).append((subject, orjson.dumps(event)))
         unit.weight += 1
 
     def sweep(self, now: float) -> None:

@@ -273,7 +273,7 @@ class Copying:
         value = chunks.encode(chunk)
         context = self._context
         unit = context.engine.unit
-        unit.output(context.names.handoffs, shipment.target).append({"key": chunks.KEY, "value": value})
+        unit.output(context.names.handoffs, shipment.target).append((chunks.KEY, value))
         unit.weight += len(items)
         unit.size += len(value)
         passing("move-copies")

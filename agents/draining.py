@@ -107,4 +107,4 @@ class Drains:
         order = {"command": "migrate", "tenant": tenant, "to": self._server if to is None else to, "id": command}
         key = tenant.encode()
         where = self._context.engine.unit.output(self._context.names.commands, partition_of(key, self._context.routers))
-        where.append({"key": key, "value": orjson.dumps(order)})
+        where.append((key, orjson.dumps(order)))

@@ -7,6 +7,7 @@ import orjson
 from agents.cells import Cell, Entry, ServerContext
 from agents.performing import Done, Failed
 from app.engine.unit_of_work import Unit
+from app.engine.wire import Pair
 from app.errors import LocalProtocolError, RecordError
 from app.handlers import Outbox
 from app.protocol.murmur2 import partition_of
@@ -25,7 +26,7 @@ class Endings:
         self._kinds = {kind: orjson.dumps(kind) for kind in context.handlers}
         self._place = b',"server":%d,"worker":%b,"sequence":' % (server, context.worker)
         self._unit: Unit | None = None
-        self._results: list[list[dict[str, Any]]] = []
+        self._results: list[list[Pair]] = []
 
     def conclude(self, cell: Cell, entry: Entry, ending: Done | Failed, attempts: int) -> None:
         """The task has ended: count it, keep its state, write its result, and whatever it sent or failed with."""
@@ -53,7 +54,7 @@ class Endings:
         unit = self._context.engine.unit
         if unit is not self._unit:
             self._open(unit)
-        self._results[cell.results_partition].append({"key": cell.tenant_key, "value": record})
+        self._results[cell.results_partition].append((cell.tenant_key, record))
         unit.weight += 1
         unit.size += len(record)
 
@@ -118,7 +119,7 @@ class Endings:
         context = self._context
         for tenant, task in outbox.tasks:
             where = context.engine.unit.output(context.names.tasks, partition_of(tenant, context.routers))
-            where.append({"key": tenant, "value": task})
+            where.append((tenant, task))
         for topic, value, key in outbox.records:
             context.engine.unit.send(topic, value, key)
 

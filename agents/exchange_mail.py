@@ -29,7 +29,7 @@ class Mail:
 
     def _put(self, topic: str, key: bytes | None, value: bytes) -> None:
         unit = self._engine.unit
-        unit.output(topic, self._number).append({"key": key, "value": value})
+        unit.output(topic, self._number).append((key, value))
         unit.weight += 1
         unit.size += len(value)
 

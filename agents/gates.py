@@ -208,12 +208,12 @@ class Gates:
         unit.size += sum(len(task.value) for task in tasks)
         home = state.home
         if home in self._views.up:
-            unit.output(context.names.work, home).extend({"key": origin, "value": value} for origin, value in tasks)
+            unit.output(context.names.work, home).extend(tasks)
             return
         tenant = key.decode()
         for origin, value in tasks:
             server = self._views.route(tenant, orjson.loads(value)["session"], home)
-            unit.output(context.names.work, server).append({"key": origin, "value": value})
+            unit.output(context.names.work, server).append((origin, value))
 
     def _park(self, key: bytes, epoch: int, number: int, due_ms: int, task: Task) -> None:
         self._context.counts.parked += 1
@@ -239,7 +239,7 @@ class Gates:
 
     def _write(self, topic: str, partition: int, record: Control) -> None:
         key, value = encode(record)
-        self._context.engine.unit.output(topic, partition).append({"key": key, "value": value})
+        self._context.engine.unit.output(topic, partition).append((key, value))
 
     def _count(self, announced: moves.Announce) -> None:
         counts = self._context.counts

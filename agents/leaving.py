@@ -102,7 +102,7 @@ class Leaving:
         value = chunks.encode_hand_off(part)
         context = self._context
         unit = context.engine.unit
-        unit.output(context.names.handoffs, to).append({"key": chunks.HAND_OFF_KEY, "value": value})
+        unit.output(context.names.handoffs, to).append((chunks.HAND_OFF_KEY, value))
         unit.weight += len(items)
         unit.size += len(value)
         context.rehomed.rows_out += len(items)

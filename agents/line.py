@@ -177,7 +177,7 @@ class Line:
                 heapq.heappush(self._retries, (due_ms, cell.name, entry.arrival, attempt))
                 wakeup = Wakeup(cell.tenant, cell.session, entry.arrival, attempt)
                 where = self._context.engine.unit.output(self._context.names.delay, cell.results_partition)
-                where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup, due_ms)})
+                where.append((WAKE_KEY, encode_wakeup(wakeup, due_ms)))
             case GiveUp():
                 attempts = cell.queue[0].attempt
                 failed = Failed("MaxAttempts", f"asked for a retry {attempts} times (MAX_ATTEMPTS)")

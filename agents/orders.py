@@ -159,7 +159,7 @@ class Orders:
             case _ if server is not None and 0 <= server < self._context.servers:
                 key, value = encode(Drain(known, server, self._number))
                 where = self._context.engine.unit.output(self._context.names.work, server)
-                where.append({"key": key, "value": value})
+                where.append((key, value))
             case _:
                 self._reject(server or 0, known, "unknown-server", now_ms)
 

@@ -37,8 +37,8 @@ from tables import views
 
 log = logging.getLogger(__name__)
 
-SETTLED_MAX = 300_000
-"""Tenants whose server one router remembers by the bytes of their key, at some 120 bytes each."""
+SETTLED_MAX = 1_200_000
+"""Tenants whose server a worker's routers remember by the bytes of their key, together, at some 120 bytes each."""
 
 WAKEUPS_MAX = 100_000
 """Wake-ups that are held in memory before `delay` is read on."""
@@ -59,6 +59,7 @@ class RouterContext:
 
     ``reader`` makes the second reader of a router's `delay`. ``delay_ms``, ``timeout_ms`` and ``offline`` are those of
     migrations, ``rehome_after_ms`` and ``forget_after_ms`` those of views. ``seen`` tells the plan of the group.
+    ``settled`` is what each of the open routers remembers.
     """
 
     engine: Engine
@@ -76,6 +77,7 @@ class RouterContext:
     stale_hints: int = 0
     misrouted: int = 0
     warned: set[bytes] = field(default_factory=set)
+    settled: list[dict[bytes, int]] = field(default_factory=list)
 
 
 class Router:
@@ -88,6 +90,7 @@ class Router:
         self._limit = context.engine.options.max_record_bytes - INTERNAL_SLACK_BYTES
         # Small numbers, not objects that say more: with a million tenants each of them would be a miss of the caches.
         self._settled: dict[bytes, int] = {}
+        context.settled.append(self._settled)
         names = context.names
         committed = place.committed[names.delay, place.number].offset or 0
         self._wakeups = WakeUps(committed, WAKEUPS_MAX)
@@ -141,7 +144,7 @@ class Router:
                 and b'"server"' not in value
                 and message.headers() is None
             ):
-                outputs[server]({"key": prefix + b"%d" % message.offset(), "value": value})
+                outputs[server]((prefix + b"%d" % message.offset(), value))
             else:
                 self._slowly(message, value)
         unit.weight += len(records) - batch.start
@@ -182,7 +185,7 @@ class Router:
         if home in self.views.up and key not in self._settled:
             self._settle(key, home)
         where = context.engine.unit.output(context.names.work, server)
-        where.append({"key": b"%d:%d" % origin, "value": value})
+        where.append((b"%d:%d" % origin, value))
 
     def _rule(self) -> str:
         return f"the limit is {self._limit} (MAX_RECORD_BYTES)"
@@ -227,9 +230,11 @@ class Router:
         )
 
     def _settle(self, key: bytes, home: int) -> None:
-        if len(self._settled) >= SETTLED_MAX:
-            for earliest in list(islice(self._settled, SETTLED_MAX // 2)):
-                del self._settled[earliest]
+        settled = self._context.settled
+        if sum(map(len, settled)) >= SETTLED_MAX:
+            largest = max(settled, key=len)
+            for earliest in list(islice(largest, (len(largest) + 1) // 2)):
+                del largest[earliest]
         self._settled[key] = home
 
     # -- delay ----------------------------------------------------------------------------------------------------
@@ -284,7 +289,7 @@ class Router:
         home = self.gates.state(wakeup.tenant.encode()).home
         server = self.views.route(wakeup.tenant, wakeup.session, home)
         where = context.engine.unit.output(context.names.work, server)
-        where.append({"key": WAKE_KEY, "value": encode_wakeup(wakeup)})
+        where.append((WAKE_KEY, encode_wakeup(wakeup)))
 
     def hold(self, topic: str) -> int | None:
         if topic != self._context.names.delay:
@@ -319,6 +324,8 @@ class Router:
 
     def close(self) -> None:
         self._settled.clear()
+        settled = self._context.settled
+        settled[:] = [other for other in settled if other is not self._settled]
         self.gates.close()
 
 

@@ -73,12 +73,12 @@ class Steward:
         context = self._context
         unit = context.engine.unit
         for router in range(context.routers):
-            unit.output(context.names.commands, router).append({"key": key, "value": value})
+            unit.output(context.names.commands, router).append((key, value))
         known = self._state.known
         told: dict[str, Any] = {"v": 1, "view": known.epoch, "down": sorted(known.down), "closed": view is None}
         if view is not None:
             told |= {"failed": view.failed, "restored": view.restored, "managers": view.managers}
-        unit.output(context.names.views, 0).append({"key": VIEW_KEY, "value": orjson.dumps(told)})
+        unit.output(context.names.views, 0).append((VIEW_KEY, orjson.dumps(told)))
         unit.weight += context.routers + 1
         passing("view-published")
         context.engine.hurry()
@@ -102,7 +102,7 @@ class Steward:
             self._asked = True
             key, value = control.encode(Look(self._token))
             where = self._context.engine.unit.output(self._context.names.commands, 0)
-            where.append({"key": key, "value": value})
+            where.append((key, value))
             return
         due = self.due
         if due is not None and due <= now:

@@ -188,7 +188,7 @@ class Tenants:
     def write(self, topic: str, partition: int, record: Control) -> None:
         """Say something to a router or another server."""
         key, value = control.encode(record)
-        self._context.engine.unit.output(topic, partition).append({"key": key, "value": value})
+        self._context.engine.unit.output(topic, partition).append((key, value))
 
     # -- chores ---------------------------------------------------------------------------------------------------
 

@@ -220,7 +220,7 @@ class Engine:
             self._said = False
             if self.farewell is not None:
                 topic, partition, key, value = self.farewell
-                self.flow.unit.output(topic, partition).append({"key": key, "value": value})
+                self.flow.unit.output(topic, partition).append((key, value))
             self.flow.seal(released=True)
         if self.generation < 0 or time.monotonic() > self._stop_at:
             return True

@@ -18,7 +18,7 @@ from app.engine.producer import Answer, Sealed
 from app.engine.table import Rows
 from app.engine.tally import Tally
 from app.engine.unit_of_work import Committer, Submission, Unit
-from app.engine.wire import Member
+from app.engine.wire import Batches, Member
 from app.errors import LocalProtocolError
 from app.protocol.unit import Tag
 
@@ -31,6 +31,9 @@ The coordinator writes the markers of a transaction after it has answered, and m
 earlier come again. And what a unit made readable is mostly read within that time, if it is for this
 worker: a task goes from its router to its server in two units that follow each other, not in the one after the next.
 """
+
+PACK_RECORDS = 256
+"""After a batch of so many records its outputs are encoded at once, while they are in the processor's caches."""
 
 Deliver = Callable[[Batch, Resident, float], Awaitable[None]]
 """Hands a batch to its agent, with the time to stop at, and returns when the agent has dealt with it."""
@@ -131,6 +134,8 @@ class Flow:
             self.unit.size += batch.size * (batch.start - before) // len(batch.records)
             self.progress = time.monotonic()
             self.tally.delivered(batch.topic, batch.start - before, self.progress - now)
+            if batch.start - before >= PACK_RECORDS and self.sealing is None:
+                self.unit.pack(PACK_RECORDS // 8, leave=self.tally.looks)
             if done:
                 self._drop_batch()
             if self.progress >= self.unit.deadline:
@@ -241,13 +246,16 @@ class Flow:
                 held = place.served.hold(where[0]) if where in unit.offsets else None
                 if held is not None:
                     unit.offsets[where] = held
-        sealed = self._sealed(unit.records, unit.others, unit.offsets, released=released)
+        looked = unit.of(self.tally.looks.keys())
+        unit.pack()
+        sealed = self._sealed(unit.packed, unit.others, unit.offsets, released=released)
         self.in_flight = Submission(
             sealed,
             self.generation,
             rows,
             checkpoint=released,
             failed=unit.failed,
+            looked=looked,
             answered=self._answered_in_thread,
         )
         self._committer.submit(self.in_flight)
@@ -256,15 +264,14 @@ class Flow:
         """Changed rows become changelog records; the unit commits an offset of the place, so that it is fenced."""
         sealed = [(rows, rows.seal()) for rows in place.rows.values() if rows.dirty]
         for rows, changes in sealed:
-            records = [{"key": key, "value": row} for key, row in changes.items()]
-            unit.output(rows.topic, rows.partition).extend(records)
+            unit.packing((rows.topic, rows.partition)).add(changes.items(), time.time_ns() // 1_000_000)
         if sealed:
             unit.offsets.setdefault(place.partitions[0], self._positions[place.partitions[0]])
         return sealed
 
     def _sealed(
         self,
-        records: Mapping[Partition, list[dict[str, Any]]],
+        records: Mapping[Partition, Batches],
         others: Sequence[dict[str, Any]],
         offsets: Mapping[Partition, int],
         *,
@@ -331,13 +338,13 @@ class Flow:
 
     def _count(self, submission: Submission) -> None:
         assert submission.answer is not None
-        tally, unit = self.tally, submission.unit
+        tally = self.tally
         committed = submission.answer is Answer.COMMITTED
         tally.units[submission.answer.value] += 1
         if committed:
             tally.commit_s.observe(time.monotonic() - submission.at)
             tally.failed_tasks += submission.failed
-            tally.committed(unit.records, unit.others)
+            tally.committed(submission.written, submission.looked)
         if self.settled is not None:
             self.settled(committed)
 

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException
 from app.engine.crashpoints import passing
 from app.engine.offsets import OffsetReader, Partition
 from app.engine.transaction import NotWrittenError, Transactions
-from app.engine.wire import Member
+from app.engine.wire import Batches, Member
 from app.errors import HoldfastError
 from app.protocol.unit import Outcome, Tag, outcome
 
@@ -54,13 +54,13 @@ class Answer(Enum):
 class Sealed:
     """A unit of work, closed: everything that one transaction writes.
 
-    ``records``: lists of ``{"key", "value"}`` by topic and partition, in order. ``others``: records that name their
-    topic, have headers, or need a partitioner. ``offsets``: the next offset of each partition.
+    ``records``: by topic and partition, in order. ``others``: records that name their topic, have headers, or need a
+    partitioner. ``offsets``: the next offset of each partition.
     """
 
     tag: Tag
     member: Member
-    records: Mapping[Partition, list[dict[str, Any]]] = field(default_factory=dict)
+    records: Mapping[Partition, Batches] = field(default_factory=dict)
     others: Sequence[dict[str, Any]] = ()
     offsets: Mapping[Partition, int] = field(default_factory=dict)
 

@@ -7,17 +7,14 @@ thread writes, any thread may read: a reader sees one number a moment before the
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
-
-from app.engine.offsets import Partition
 
 COMMIT_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 AGE_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 UNIT_RECORDS = (1, 10, 100, 1_000, 5_000, 10_000, 25_000, 50_000, 100_000)
 
 Look = Callable[[Mapping[str, Any]], None]
-"""Takes a record that was committed, as its unit held it."""
+"""Takes a record that was committed: ``key``, ``value`` and, if there are any, ``headers``."""
 
 
 class Histogram:
@@ -76,29 +73,14 @@ class Tally:
             found = self.ages[topic] = Histogram(AGE_S)
         found.observe(max(0.0, seconds))
 
-    def committed(
-        self, records: Mapping[Partition, Sequence[Mapping[str, Any]]], others: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """A unit is in the log: these are its records."""
-        looks = self.looks
-        count = len(others)
-        for (topic, _), found in records.items():
-            self.written[topic] += len(found)
-            count += len(found)
-            look = looks.get(topic)
+    def committed(self, written: Counter[str], looked: Sequence[Mapping[str, Any]]) -> None:
+        """A unit is in the log: how many records it wrote by topic, and those of topics that are looked at."""
+        self.written.update(written)
+        self.unit_records.observe(written.total())
+        for record in looked:
+            look = self.looks.get(record["topic"])
             if look is not None:
-                for record in found:
-                    look(record)
-        self.unit_records.observe(count)
-        if not others:
-            return
-        topics = Counter(map(itemgetter("topic"), others))
-        self.written.update(topics)
-        if not topics.keys().isdisjoint(looks):
-            for record in others:
-                look = looks.get(record["topic"])
-                if look is not None:
-                    look(record)
+                look(record)
 
     def restored(self, rows: int, seconds: float) -> None:
         """A place has its rows."""

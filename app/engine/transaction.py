@@ -1,10 +1,11 @@
 """Transactions as the worker needs them: everything of a unit at once, with as few requests as there can be.
 
-    partitions ──▶ group ──▶ records of all partitions, a request per broker ──┐
-                      └────▶ offsets ───────────────────────────────────────────┴──▶ end
+    partitions, group ──┬──▶ records of all partitions, a request per broker ──┐
+                        └──▶ offsets ───────────────────────────────────────────┴──▶ end
 
-(The coordinator is busy for a moment with each of the first two; while it is, leaders cannot ask it whether records
-belong to a transaction, which they do for all, and refuse them for a while.)
+The first two leave together, over one connection, whose requests the coordinator answers one after the other. It is
+busy for a moment with each of them; while it is, leaders cannot ask it whether records belong to a transaction, which
+they do for all, and refuse them for a while: so the records wait for both answers.
 
 Until the end is asked for nothing can have been committed, whatever went wrong; from then on only the coordinator
 knows. In both cases the identity is given up: a new one ends what is open and fences every late request, so that no
@@ -26,14 +27,13 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import TopicPartition
 
 from app.engine.crashpoints import passing
 from app.engine.fencing import error_of, initialise
 from app.engine.offsets import Partition
-from app.engine.wire import SEQUENCE_MODULUS, Identity, Member, TxnOffsetCommitRequest, encode
+from app.engine.wire import SEQUENCE_MODULUS, Batches, Identity, Member, ProduceRequest, TxnOffsetCommitRequest
 from app.protocol.murmur2 import partition_of
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Transactions:
 
     def write(
         self,
-        records: Mapping[Partition, Sequence[Mapping[str, Any]]],
+        records: Mapping[Partition, Batches],
         others: Sequence[Mapping[str, Any]],
         offsets: Mapping[Partition, int],
         *,
@@ -115,7 +115,7 @@ class Transactions:
         """Write everything in one transaction and commit it. After an exception the identity is gone.
 
         Args:
-            records: by topic and partition.
+            records: by topic and partition; written once.
             others: records that name their topic, and their partition or a key for the partitioner.
             offsets: the next offset of each partition.
             metadata: what goes with every offset.
@@ -178,7 +178,7 @@ class Transactions:
     async def _write(
         self,
         identity: Identity,
-        records: Mapping[Partition, Sequence[Mapping[str, Any]]],
+        records: Mapping[Partition, Batches],
         others: Sequence[Mapping[str, Any]],
         offsets: Mapping[Partition, int],
         metadata: str,
@@ -187,10 +187,11 @@ class Transactions:
         try:
             batches = await self._batches(identity, records, others)
             passing("before-changelog")
-            if batches:
-                await self._register(identity, batches)
-            if offsets:
-                await self._register_group(identity, member.group)
+            async with asyncio.TaskGroup() as together:
+                if batches:
+                    together.create_task(self._register(identity, batches))
+                if offsets:
+                    together.create_task(self._register_group(identity, member.group))
             async with asyncio.TaskGroup() as together:
                 together.create_task(self._produce(batches))
                 together.create_task(self._commit_offsets(identity, offsets, metadata, member))
@@ -204,25 +205,25 @@ class Transactions:
         await self._ask(request, CoordinationType.TRANSACTION, self._id, lambda answer: [answer.error_code])
 
     async def _batches(
-        self,
-        identity: Identity,
-        records: Mapping[Partition, Sequence[Mapping[str, Any]]],
-        others: Sequence[Mapping[str, Any]],
-    ) -> dict[Partition, list[bytes]]:
+        self, identity: Identity, records: Mapping[Partition, Batches], others: Sequence[Mapping[str, Any]]
+    ) -> dict[Partition, list[bytearray]]:
         """All records as batches, in order, by partition; what names no partition comes behind what does."""
         await self._know({topic for topic, _ in records} | {record["topic"] for record in others})
-        placed: dict[Partition, list[Mapping[str, Any]]] = defaultdict(list)
-        for record in others:
-            placed[self._place(record)].append(record)
         now_ms = time.time_ns() // 1_000_000
+        placed = dict(records)
+        for record in others:
+            where = self._place(record)
+            made = placed.get(where)
+            if made is None:
+                made = placed[where] = Batches()
+            made.append(record["key"], record["value"], record.get("headers") or [], now_ms)
         batches = {}
-        for where in {**records, **placed}:
-            some = [records.get(where, ()), placed.get(where, ())]
+        for where, made in placed.items():
             sequence = self._sequences.get(where, 0)
-            found = encode(chain(*some), identity, sequence, now_ms)
+            found = made.build(identity, sequence)
             if found:
                 batches[where] = found
-                self._sequences[where] = (sequence + sum(map(len, some))) % SEQUENCE_MODULUS
+                self._sequences[where] = (sequence + made.count) % SEQUENCE_MODULUS
         return batches
 
     def _place(self, record: Mapping[str, Any]) -> Partition:
@@ -275,7 +276,7 @@ class Transactions:
             lambda answer: [code for _, entries, _ in answer.errors for _, code, _ in entries],
         )
 
-    async def _produce(self, batches: Mapping[Partition, Sequence[bytes]]) -> None:
+    async def _produce(self, batches: Mapping[Partition, Sequence[bytearray]]) -> None:
         """Send all batches, those of a partition in order: one request per broker, and again until all are there."""
         left = {where: list(reversed(some)) for where, some in batches.items()}
         pauses = _pauses()
@@ -295,9 +296,9 @@ class Transactions:
                 await asyncio.sleep(next(pauses))
                 await self._client.force_metadata_update()
 
-    def _requests(self, left: Mapping[Partition, Sequence[bytes]]) -> dict[int, dict[Partition, bytes]]:
+    def _requests(self, left: Mapping[Partition, Sequence[bytearray]]) -> dict[int, dict[Partition, bytearray]]:
         """The next batch of each partition, by the broker that leads it."""
-        found: dict[int, dict[Partition, bytes]] = {}
+        found: dict[int, dict[Partition, bytearray]] = {}
         sizes: dict[int, int] = defaultdict(int)
         for where, some in left.items():
             leader = self._client.cluster.leader_for_partition(TopicPartition(*where))
@@ -307,9 +308,9 @@ class Transactions:
             found.setdefault(leader, {})[where] = some[-1]
         return found
 
-    async def _send(self, node: int, parts: Mapping[Partition, bytes]) -> list[tuple[Partition, int]]:
+    async def _send(self, node: int, parts: Mapping[Partition, bytearray]) -> list[tuple[Partition, int]]:
         """The code of each partition; an answer that does not come is one that may be asked for again."""
-        request = ProduceRequest(self._id, -1, ACKNOWLEDGE_MS, list(_by_topic(parts.items()).items()))
+        request = ProduceRequest(self._id, ACKNOWLEDGE_MS, _by_topic(parts.items()))
         try:
             answer = await self._client.send(node, request)
         except kafka_errors.KafkaError as error:

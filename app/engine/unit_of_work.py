@@ -6,7 +6,8 @@ is sealed, so no transaction is open while a handler runs and an abandoned unit 
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -15,6 +16,7 @@ from typing import Any
 from app.engine.offsets import OffsetReader, Partition
 from app.engine.producer import Answer, Sealed, TransactionalProducer
 from app.engine.table import Rows
+from app.engine.wire import Batches, Headers, Pair
 
 UNIT_RECORDS = 50_000
 """An open unit with so many inputs and outputs takes no more input until it is sealed."""
@@ -37,16 +39,31 @@ TURN_S = 0.1
 class Unit:
     """Everything that is to happen at once: outputs and offsets (rows keep their own overlays).
 
-    ``records`` may be appended to directly on hot paths: dicts of ``key`` and ``value``, by topic and partition. Who
-    does so adds to ``weight`` (records) and ``size`` (bytes of values). ``failed`` counts the tasks that failed in it.
+    ``records`` may be appended to directly on hot paths: keys and values, by topic and partition. Who does so adds to
+    ``weight`` (records) and ``size`` (bytes of values). What has been packed of them stands in ``packed``, in front of
+    those that came later. ``headers`` has the headers of those that are still here and have some, by their index.
+    ``failed`` counts the tasks that failed in it.
     """
 
-    __slots__ = ("deadline", "failed", "offsets", "opened", "others", "records", "size", "weight")
+    __slots__ = (
+        "deadline",
+        "failed",
+        "headers",
+        "offsets",
+        "opened",
+        "others",
+        "packed",
+        "records",
+        "size",
+        "weight",
+    )
 
     def __init__(self, interval: float) -> None:
         self.opened = time.monotonic()
         self.deadline = self.opened + interval
-        self.records: dict[Partition, list[dict[str, Any]]] = {}
+        self.records: dict[Partition, list[Pair]] = {}
+        self.packed: dict[Partition, Batches] = {}
+        self.headers: dict[Partition, dict[int, Headers]] = {}
         self.others: list[dict[str, Any]] = []
         self.offsets: dict[Partition, int] = {}
         self.weight = 0
@@ -61,12 +78,45 @@ class Unit:
     def full(self) -> bool:
         return self.weight >= UNIT_RECORDS or self.size >= UNIT_BYTES
 
-    def output(self, topic: str, partition: int) -> list[dict[str, Any]]:
-        """The list of records for one partition, to append to."""
+    def output(self, topic: str, partition: int) -> list[Pair]:
+        """The list of records for one partition, to append to: their keys and values."""
         where = (topic, partition)
         found = self.records.get(where)
         if found is None:
             found = self.records[where] = []
+        return found
+
+    def pack(self, least: int = 1, *, leave: Container[str] = ()) -> None:
+        """Encode lists of at least so many records and empty them, but for those of the topics to ``leave``."""
+        now_ms = time.time_ns() // 1_000_000
+        for where, records in self.records.items():
+            if len(records) < least or where[0] in leave:
+                continue
+            headers = self.headers.pop(where, None)
+            if headers is None:
+                self.packing(where).add(records, now_ms)
+            else:
+                append = self.packing(where).append
+                for index, (key, value) in enumerate(records):
+                    append(key, value, headers.get(index, []), now_ms)
+            # The list itself is known to agents.
+            records.clear()
+
+    def of(self, topics: Collection[str]) -> list[dict[str, Any]]:
+        """The records of some topics that are not packed, each with ``topic``, ``key`` and ``value``."""
+        found = [
+            {"topic": topic, "key": key, "value": value}
+            for (topic, _), records in self.records.items()
+            if topic in topics
+            for key, value in records
+        ]
+        return found + [record for record in self.others if record["topic"] in topics]
+
+    def packing(self, where: Partition) -> Batches:
+        """What the records of a partition are packed in."""
+        found = self.packed.get(where)
+        if found is None:
+            found = self.packed[where] = Batches()
         return found
 
     def send(
@@ -95,7 +145,8 @@ class Submission:
     """A sealed unit on its way, the rows that become committed with it, and the generation it belongs to.
 
     With ``checkpoint`` the stores of ``rows`` learn their positions, as they otherwise do now and then. ``failed``
-    tasks ended in it; it was sealed ``at`` (monotonic clock).
+    tasks ended in it; it was sealed ``at`` (monotonic clock). ``looked``: those of its records that are looked at one
+    by one once they are committed.
     """
 
     unit: Sealed
@@ -103,9 +154,18 @@ class Submission:
     rows: Sequence[tuple[Rows, Mapping[bytes, bytes | None]]] = ()
     checkpoint: bool = False
     failed: int = 0
+    looked: Sequence[Mapping[str, Any]] = ()
     at: float = field(default_factory=time.monotonic)
     answer: Answer | None = None
     answered: Callable[["Submission"], None] = field(default=lambda submission: None)
+
+    @property
+    def written(self) -> Counter[str]:
+        """How many records it writes, by topic."""
+        found = Counter(record["topic"] for record in self.unit.others)
+        for (topic, _), batches in self.unit.records.items():
+            found[topic] += batches.count
+        return found
 
 
 class Committer:

@@ -17,6 +17,7 @@ from agents.orders import SERVER_COMMANDS_AT
 from agents.release import DelayReader
 from agents.suspicion import Vigilance
 from app import movers, topics
+from app.engine.connection import membership_client
 from app.engine.driver import EngineConsumer, create_app
 from app.engine.engine import Engine
 from app.engine.options import EngineOptions
@@ -33,7 +34,7 @@ from app.worker import tracing
 from app.worker import transfers as transfers_here
 from app.worker.exchange_backup import BackupLag
 from app.worker.figures import Figures
-from app.worker.local import membership_client, open_stores, worker_directory
+from app.worker.local import open_stores, worker_directory
 from app.worker.telling import Telling
 from tables import exchanges as exchange_tables
 from tables import handoffs, outcomes, parked, placements, sessions, views, waiting

@@ -7,7 +7,7 @@ records. A task that waits as a row does not take its trace to another worker.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -18,6 +18,7 @@ from app.engine.flow import Deliver, Flow
 from app.engine.offsets import Partition
 from app.engine.places import Resident
 from app.engine.unit_of_work import Unit
+from app.engine.wire import Headers, Pair
 from app.observe import traces
 from app.observe.traces import HEADER, context_in, header_of
 from app.settings import Settings
@@ -41,8 +42,8 @@ def follow(flow: Flow, settings: Settings, worker: str) -> None:
         Tracing(tracer, Names(settings.namespace), settings.max_record_bytes).follow(flow)
 
 
-SpanOf = Callable[[dict[str, Any], int], Any]
-"""Begins the span of a record of a partition, or None."""
+SpanOf = Callable[[bytes | None, bytes | None, int], Any]
+"""Begins the span of a record (key, value) of a partition, or None."""
 
 
 class _Seen(NamedTuple):
@@ -118,9 +119,9 @@ class Tracing:
         """Make the spans of what the unit holds, and put their headers on its records."""
         for where, records in unit.records.items() if self._routed or self._arrived else ():
             if where[0] == self._names.work:
-                self._mark(where, records, self._route)
+                unit.headers[where] = self._mark(where, records, self._route)
             elif where[0] == self._names.results and self._arrived:
-                self._mark(where, records, self._perform)
+                unit.headers[where] = self._mark(where, records, self._perform)
         for record in unit.others:
             if record["topic"] == self._names.delay and record["key"] in self._routed:
                 self._park(record)
@@ -134,27 +135,29 @@ class Tracing:
             span.end(at_ns)
         self._sealed = []
 
-    def _mark(self, where: Partition, records: list[dict[str, Any]], span_of: SpanOf) -> None:
-        for record in records:
-            if len(record["value"] or b"") <= self._limit:
-                span = span_of(record, where[1])
+    def _mark(self, where: Partition, records: Sequence[Pair], span_of: SpanOf) -> dict[int, Headers]:
+        """The headers of those records that have a span, by their index."""
+        found = {}
+        for index, (key, value) in enumerate(records):
+            if len(value or b"") <= self._limit:
+                span = span_of(key, value, where[1])
                 if span is not None:
-                    record["headers"] = [header_of(span)]
+                    found[index] = [header_of(span)]
+        return found
 
     def _begin(self, name: str, seen: _Seen, attributes: dict[str, Any]) -> Any:
         span = self._tracer.start_span(name, context=seen.context, start_time=seen.at_ns, attributes=attributes)
         self._spans.append((span, time.time_ns()))
         return span
 
-    def _route(self, record: dict[str, Any], server: int) -> Any:
-        seen = self._routed.pop(record["key"], None)
-        if seen is None:
+    def _route(self, key: bytes | None, value: bytes | None, server: int) -> Any:
+        seen = self._routed.pop(key, None) if key is not None else None
+        if key is None or seen is None:
             return None
-        origin = record["key"].decode()
-        return self._begin("route", seen, {"holdfast.origin": origin, "holdfast.server": server})
+        return self._begin("route", seen, {"holdfast.origin": key.decode(), "holdfast.server": server})
 
-    def _perform(self, record: dict[str, Any], partition: int) -> Any:
-        result = orjson.loads(record["value"])
+    def _perform(self, key: bytes | None, value: bytes | None, partition: int) -> Any:
+        result = orjson.loads(value or b"")
         seen = self._arrived.pop((result["source"]["partition"], result["source"]["offset"]), None)
         if seen is None:
             return None

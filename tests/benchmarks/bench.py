@@ -19,6 +19,8 @@ from tests.support.cluster import Workers
 
 ROOT: Final = Path(__file__).parents[2]
 STOP_S: Final = 20.0
+LEFT_OUT: Final = frozenset({"PYTHONDONTWRITEBYTECODE"})
+"""An installed program has its bytecode. One that compiles itself at each start is not what anybody ships."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,12 @@ class Process:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self._log = log
+        inherited = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
         self.begun = time.time()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 list(command),
-                env={**os.environ, **environment},
+                env={**inherited, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -17,6 +17,7 @@ from pathlib import Path
 import faust
 from faust.types import StreamT
 
+from app.engine.connection import membership_client
 from app.engine.driver import Delivery, EngineConsumer, create_app
 from app.engine.engine import Engine
 from app.engine.fetch import Batch
@@ -25,7 +26,6 @@ from app.engine.options import EngineOptions
 from app.engine.places import Place, PlaceKind
 from app.engine.stores.memory import MemoryStores
 from app.settings import kafka_config, load
-from app.worker.local import membership_client
 
 INPUTS, OUTPUTS = 4, 8
 
@@ -53,7 +53,7 @@ class Sequencer:
                 known = self._load(tenant)
             known[1] += 1
             touch(tenant)
-            outputs[known[0]]({"key": value[29:61], "value": b"%d|%b" % (known[1], value)})
+            outputs[known[0]]((value[29:61], b"%d|%b" % (known[1], value)))
         batch.start = len(batch.records)
 
     def _load(self, tenant: bytes) -> list[int]:

@@ -12,7 +12,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from app.engine.offsets import OffsetReader, Partition
 from app.engine.transaction import NotWrittenError, Transactions
-from app.engine.wire import BATCH_BYTES, Member
+from app.engine.wire import BATCH_BYTES, Batches, Member
 from app.protocol.murmur2 import partition_of
 from app.protocol.unit import Tag
 from tests.support.broker import new_namespace
@@ -49,7 +49,7 @@ class Bench:
     def write(
         self,
         transactions: Transactions,
-        records: Mapping[Partition, Sequence[Mapping[str, Any]]],
+        records: Mapping[Partition, Batches],
         others: Sequence[Mapping[str, Any]] = (),
         offsets: Mapping[Partition, int] | None = None,
         member: Member = NOBODY,
@@ -87,8 +87,10 @@ def bench(broker: str) -> Iterator[Bench]:
     made.close()
 
 
-def records(*values: bytes) -> list[dict[str, bytes | None]]:
-    return [{"key": b"k", "value": value} for value in values]
+def records(*values: bytes) -> Batches:
+    made = Batches()
+    made.add(((b"k", value) for value in values), 0)
+    return made
 
 
 def test_records_and_offsets_are_written_at_once(bench: Bench) -> None:
@@ -161,7 +163,7 @@ def test_an_older_generation_is_refused(bench: Bench) -> None:
 def test_what_is_no_record_is_an_error_of_ours(bench: Bench) -> None:
     transactions = bench.transactions()
     with pytest.raises(TypeError):
-        bench.write(transactions, {(bench.topic, 0): [{"key": b"k", "value": "no bytes"}]})
+        bench.write(transactions, {}, [{"topic": bench.topic, "partition": 0, "key": b"k", "value": "no bytes"}])
     transactions.initialise(TIMEOUT_S)
     bench.write(transactions, {(bench.topic, 0): records(b"1")})
     assert [message.value() for message in bench.read()[0]] == [b"1"]

@@ -83,8 +83,8 @@ class ManagerBench:
                 rows.settled()
         written: dict[str, list[Record]] = {}
         for (topic, _), records in self.engine.unit.records.items():
-            for record in records:
-                self._note(written, topic, record)
+            for key, value in records:
+                self._note(written, topic, {"key": key, "value": value})
         for record in self.engine.unit.others:
             self._note(written, record["topic"], record)
         self.engine.unit = Unit(60.0)

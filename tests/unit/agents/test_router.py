@@ -101,3 +101,17 @@ def test_a_router_forgets_the_earliest_tenants_first(monkeypatch: pytest.MonkeyP
         route(router, Message(number, value, tenant.encode()))
     assert len(engine.records(NAMES.work)) == 6
     assert list(router._settled) == [b"tenant-2", b"tenant-3", b"tenant-4", b"tenant-5"]
+
+
+def test_routers_of_a_worker_remember_so_many_tenants_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents.router, "SETTLED_MAX", 4)
+    router, _ = make_router()
+    other = dict.fromkeys((b"a", b"b", b"c"), 0)
+    router._context.settled.append(other)
+    for number in range(2):
+        tenant = f"tenant-{number}"
+        value = b'{"tenant":"%b","session":"s","type":"t","payload":{}}' % tenant.encode()
+        route(router, Message(number, value, tenant.encode()))
+    assert (list(other), list(router._settled)) == ([b"c"], [b"tenant-0", b"tenant-1"])
+    router.close()
+    assert router._context.settled == [other]

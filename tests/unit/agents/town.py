@@ -242,8 +242,8 @@ class Host:
                 rows.store.apply(rows.seal().items(), None)
                 rows.settled()
         for (topic, partition), records in unit.records.items():
-            for record in records:
-                self.town.put(topic, partition, record["key"], record["value"])
+            for key, value in records:
+                self.town.put(topic, partition, key, value)
         for record in unit.others:
             self.town.put(
                 record["topic"], record.get("partition", 0), record["key"], record["value"], record.get("headers")

@@ -74,8 +74,7 @@ class Workshop:
 
     def records(self, topic: str) -> list[dict[str, Any]]:
         """What the open unit holds for a topic."""
-        found = [record for (name, _), records in self.unit.records.items() if name == topic for record in records]
-        return found + [record for record in self.unit.others if record["topic"] == topic]
+        return self.unit.of({topic})
 
     def results(self) -> list[dict[str, Any]]:
         return [json.loads(record["value"]) for record in self.records(NAMES.results)]

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatch
 
 from app.engine.stores.memory import MemoryStore
 from app.engine.table import Rows
 from app.engine.unit_of_work import POSITIONS_S, STOP_S, UNIT_BYTES, UNIT_RECORDS, Committer, Unit
+from app.engine.wire import Identity
 
 SLACK_S = 2.0
 NOBODY = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
@@ -36,11 +38,33 @@ def test_a_unit_is_full_of_bytes() -> None:
 
 def test_who_appends_directly_adds_to_the_size() -> None:
     unit = Unit(1.0)
-    unit.output("topic", 0).append({"key": b"key", "value": MEGABYTE})
+    unit.output("topic", 0).append((b"key", MEGABYTE))
     unit.size += len(MEGABYTE)
     assert not unit.full
     unit.size = UNIT_BYTES
     assert unit.full
+
+
+def test_what_is_packed_stands_in_front_of_what_comes_later() -> None:
+    unit = Unit(1.0)
+    output = unit.output("work", 0)
+    output += [(b"1", b"a"), (b"2", None)]
+    unit.output("work", 1).append((b"3", b"c"))
+    unit.output("events", 0).extend([(b"e", b"event")] * 2)
+    unit.pack(2, leave={"events"})
+    assert output == []
+    assert {where: batches.count for where, batches in unit.packed.items()} == {("work", 0): 2}
+    output.append((b"4", b"d"))
+    unit.headers["work", 0] = {0: [("trace", b"t")]}
+    assert [record["value"] for record in unit.of({"work", "events"})] == [b"d", b"c", b"event", b"event"]
+    unit.pack()
+    [encoded] = unit.packed["work", 0].build(Identity(1, 1), 0)
+    assert [(found.key, found.value, found.headers) for found in DefaultRecordBatch(encoded)] == [
+        (b"1", b"a", []),
+        (b"2", None, []),
+        (b"4", b"d", [("trace", b"t")]),
+    ]
+    assert (unit.packed["work", 1].count, unit.packed["events", 0].count) == (1, 2)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Events and dead letters, counted."""
 
+from collections import Counter
+
 import orjson
 
 from app.engine.tally import Tally
@@ -10,7 +12,7 @@ NAMES = Names("ns")
 
 
 def tell(tally: Tally, event: object) -> None:
-    tally.committed({(NAMES.events, 0): [{"key": b"k", "value": orjson.dumps(event)}]}, ())
+    tally.committed(Counter(), [{"topic": NAMES.events, "key": b"k", "value": orjson.dumps(event)}])
 
 
 def made() -> tuple[Happenings, Tally]:
@@ -40,7 +42,7 @@ def test_transfers_are_counted_with_their_bytes() -> None:
 
 def test_an_event_that_cannot_be_read_is_passed_over() -> None:
     found, tally = made()
-    tally.committed({(NAMES.events, 0): [{"key": b"k", "value": b"{"}, {"key": b"k", "value": None}]}, ())
+    tally.committed(Counter(), [{"topic": NAMES.events, "key": b"k", "value": value} for value in (b"{", None)])
     assert not found.events
 
 
@@ -48,8 +50,10 @@ def test_dead_letters_have_only_so_many_names() -> None:
     found, tally = made()
     for number in range(ERRORS_MAX + 5):
         record = {"topic": NAMES.dead_letters, "value": b"", "key": None}
-        tally.committed({}, [{**record, "headers": [("error", b"Error%d" % number)]}])
-    tally.committed({}, [{"topic": NAMES.dead_letters, "value": b"", "key": None, "headers": [("error", b"Error1")]}])
+        tally.committed(Counter(), [{**record, "headers": [("error", b"Error%d" % number)]}])
+    tally.committed(
+        Counter(), [{"topic": NAMES.dead_letters, "value": b"", "key": None, "headers": [("error", b"Error1")]}]
+    )
     assert found.dead_letters[OTHER] == 5
     assert found.dead_letters["Error1"] == 2
     assert len(found.dead_letters) == ERRORS_MAX + 1

@@ -17,6 +17,7 @@ from app.engine.fetch import Batch
 from app.engine.flow import Flow
 from app.engine.places import Resident
 from app.engine.unit_of_work import Unit
+from app.engine.wire import Headers
 from app.errors import ConfigurationError
 from app.observe import traces
 from app.observe.traces import HEADER
@@ -81,18 +82,18 @@ def bench() -> Bench:
     return Bench()
 
 
-def result(offset: int, *, error: str | None = None, pad: str = "") -> dict[str, Any]:
+def result(offset: int, *, error: str | None = None, pad: str = "") -> tuple[bytes, bytes]:
     """A record of `results`, as a unit holds it."""
     body = {
         "task": "t", "tenant": "acme", "session": "s", "type": "echo", "status": "failed" if error else "done",
         "result": pad, "error": {"type": error, "message": ""} if error else None, "server": 1, "worker": "w1",
         "sequence": 1, "attempts": 1, "source": {"partition": 0, "offset": offset},
     }  # fmt: skip
-    return {"key": b"acme", "value": json.dumps(body).encode()}
+    return b"acme", json.dumps(body).encode()
 
 
-def carried(record: dict[str, Any]) -> str:
-    return str(dict(record["headers"])[HEADER].decode())
+def carried(headers: Headers) -> str:
+    return str(dict(headers)[HEADER].decode())
 
 
 def name_of(span: ReadableSpan) -> str:
@@ -104,33 +105,26 @@ def name_of(span: ReadableSpan) -> str:
 
 def test_a_route_follows_what_the_task_came_with(bench: Bench) -> None:
     bench.take(NAMES.tasks, Message(7, b"acme", [(HEADER, THEIRS.encode())]))
-    bench.unit.output(NAMES.work, 3).append({"key": b"0:7", "value": b"{}"})
+    bench.unit.output(NAMES.work, 3).append((b"0:7", b"{}"))
     unit = bench.seal()
     [span] = bench.spans
     assert span.name == "route"
     assert span.parent is not None
     assert format_span_id(span.parent.span_id) == THEIRS.split("-")[2]
-    [record] = unit.records[NAMES.work, 3]
-    assert carried(record).startswith(name_of(span))
+    assert carried(unit.headers[NAMES.work, 3][0]).startswith(name_of(span))
 
 
 def test_only_what_was_routed_just_now_has_a_header(bench: Bench) -> None:
     bench.take(NAMES.tasks, Message(7, b"acme"))
     keys = [b"!marker", b"0:7", b"0:5"]
-    bench.unit.output(NAMES.work, 3).extend({"key": key, "value": b"{}"} for key in keys)
-    found = bench.seal().records[NAMES.work, 3]
-    assert [(record["key"], "headers" in record) for record in found] == [
-        (b"!marker", False),
-        (b"0:7", True),
-        (b"0:5", False),
-    ]
+    bench.unit.output(NAMES.work, 3).extend((key, b"{}") for key in keys)
+    assert list(bench.seal().headers[NAMES.work, 3]) == [keys.index(b"0:7")]
 
 
 def test_what_has_no_trace_stays_as_it_is(bench: Bench) -> None:
     bench.take(NAMES.work, Message(1, b"0:7"))
     bench.unit.output(NAMES.results, 0).append(result(7))
-    [record] = bench.seal().records[NAMES.results, 0]
-    assert "headers" not in record
+    assert not bench.seal().headers.get((NAMES.results, 0))
     assert bench.spans == []
 
 
@@ -149,7 +143,7 @@ def test_a_performance_says_how_it_ended(bench: Bench) -> None:
 def test_an_aborted_unit_leaves_no_span(bench: Bench) -> None:
     for committed in (False, True):
         bench.take(NAMES.tasks, Message(7, b"acme", [(HEADER, THEIRS.encode())]))
-        bench.unit.output(NAMES.work, 3).append({"key": b"0:7", "value": b"{}"})
+        bench.unit.output(NAMES.work, 3).append((b"0:7", b"{}"))
         bench.seal(committed=committed)
         assert len(bench.spans) == committed
 
@@ -160,12 +154,12 @@ def test_a_parked_task_takes_its_trace_along(bench: Bench) -> None:
     bench.unit.send(NAMES.delay, b"{}", b"0:7", partition=0, headers=headers)
     [parked] = bench.seal().others
     assert [name for name, _ in parked["headers"]] == ["parked", HEADER]
-    bench.unit.output(NAMES.work, 3).append({"key": b"0:7", "value": b"{}"})
+    bench.unit.output(NAMES.work, 3).append((b"0:7", b"{}"))
     bench.seal()
     park, route = bench.spans
     assert (park.name, route.name) == ("park", "route")
     assert route.parent is not None
-    assert carried(parked).startswith(name_of(park))
+    assert carried(parked["headers"]).startswith(name_of(park))
     assert format_span_id(route.parent.span_id) == name_of(park).split("-")[2]
 
 
@@ -175,7 +169,7 @@ def test_a_task_on_the_wrong_partition_takes_its_trace_along(bench: Bench) -> No
     bench.unit.send(NAMES.tasks, b"{}", b"acme", partition=1, headers=origin)
     [copy] = bench.seal().others
     bench.take(NAMES.tasks, Message(9, b"acme", copy["headers"]))
-    bench.unit.output(NAMES.work, 3).append({"key": b"0:7", "value": b"{}"})
+    bench.unit.output(NAMES.work, 3).append((b"0:7", b"{}"))
     bench.seal()
     sent_on, route = bench.spans
     assert sent_on.name == "send on"
@@ -186,20 +180,19 @@ def test_a_task_on_the_wrong_partition_takes_its_trace_along(bench: Bench) -> No
 def test_a_record_at_the_limit_goes_without_a_header(bench: Bench) -> None:
     bench.take(NAMES.work, Message(1, b"0:7", [(HEADER, THEIRS.encode())]))
     bench.unit.output(NAMES.results, 0).append(result(7, pad="x" * (LIMIT - ROOM_BYTES)))
-    [record] = bench.seal().records[NAMES.results, 0]
-    assert "headers" not in record
+    assert not bench.seal().headers.get((NAMES.results, 0))
 
 
 def test_only_so_many_are_remembered(bench: Bench) -> None:
     for start in range(0, KEPT_MAX + 1_000, 1_000):
         bench.take(NAMES.tasks, *(Message(offset, b"acme") for offset in range(start, start + 1_000)))
-    bench.unit.output(NAMES.work, 0).extend({"key": b"0:%d" % offset, "value": b"{}"} for offset in (0, KEPT_MAX))
-    assert ["headers" in record for record in bench.seal().records[NAMES.work, 0]] == [False, True]
+    bench.unit.output(NAMES.work, 0).extend((b"0:%d" % offset, b"{}") for offset in (0, KEPT_MAX))
+    assert list(bench.seal().headers[NAMES.work, 0]) == [1]
 
 
 def test_a_header_that_is_none_begins_a_trace(bench: Bench) -> None:
     bench.take(NAMES.tasks, Message(7, b"acme", [(HEADER, b"nonsense \xff")]))
-    bench.unit.output(NAMES.work, 0).append({"key": b"0:7", "value": b"{}"})
+    bench.unit.output(NAMES.work, 0).append((b"0:7", b"{}"))
     bench.seal()
     assert bench.spans[0].parent is None
 
