@@ -13,6 +13,9 @@ BENCH_ARGS ?=
 # Tests of `make test` that run at once: most of them run a cluster, and more than one for each core starve each other.
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
+# Every worker of a test or of the demo is a process of its own: with bytecode it starts in half the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage unit lint format types layers bench soak audit asyncapi lock clean
 

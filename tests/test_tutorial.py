@@ -17,7 +17,7 @@ from tests.support.cluster import wait_for
 from tests.test_docs import ROOT, STOPPED_S, Terminal, blocks, running
 
 TUTORIAL: Final = ROOT / "docs" / "tutorial.md"
-READY_S: Final = 60.0
+READY_S: Final = 150.0
 
 
 def handlers() -> list[str]:
