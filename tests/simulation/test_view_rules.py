@@ -484,7 +484,7 @@ def test_without_the_rule_a_history_breaks(rule: Break, monkeypatch: pytest.Monk
     assert killed_after(walk, histories=3_000) is not None
 
 
-@pytest.mark.parametrize("script", set(RARE.values()), ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", dict.fromkeys(RARE.values()), ids=lambda script: script.__name__)
 def test_with_the_rule_it_does_not(script: Callable[[Choose], ViewScript], monkeypatch: pytest.MonkeyPatch) -> None:
     small(monkeypatch)
     assert killed_after(lambda choose: play(choose, script(choose)), histories=25) is None
