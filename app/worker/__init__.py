@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,10 +13,6 @@ from app.worker.composition import Worker
 log = logging.getLogger(__name__)
 
 __all__ = ["Server", "Worker", "run"]
-
-SWITCH_S = 0.001
-"""A thread that computes lets others in as often. A transaction is ten turns of a thread that sends and waits; with the
-usual 5 ms it would stand behind handlers for most of the time that it takes."""
 
 
 class Server(Protocol):
@@ -43,7 +38,6 @@ def run(
         serve: makes the HTTP server of a worker.
         ready: called with the worker's URL when it serves everything that it was given for the first time.
     """
-    sys.setswitchinterval(SWITCH_S)
     try:
         worker = Worker(settings, name, handlers.load(settings.handlers) | canary.HANDLERS)
         admin = topics.connect(settings)
