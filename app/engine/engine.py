@@ -6,14 +6,13 @@ network. So an agent never sees its place open or close in the middle of a batch
 """
 
 import asyncio
-import gc
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
+from app.engine import interpreter
 from app.engine.announcements import Announcements
 from app.engine.changelog import Changelog
 from app.engine.crashpoints import passing
@@ -38,17 +37,6 @@ STOP_S = 4.0
 """How long a stop waits for the unit that is being committed."""
 
 HOUSEKEEPING_S = 0.5
-
-SWITCH_S = 0.001
-"""A thread that computes lets others in as often. A transaction is ten turns of a thread that sends and waits; with the
-usual 5 ms it would stand behind handlers for most of the time that it takes."""
-
-COLLECT_AFTER = (50_000, 20, 50)
-"""How many new objects start a collection of cyclic garbage, and how many of those a larger one.
-
-A record makes a dozen objects, none of which is part of a cycle. At Python's own limits a third of a busy worker's
-time went into looking at them.
-"""
 
 NO_PLAN = GroupPlan({}, {}, {}, {}, frozenset(), frozenset())
 
@@ -192,8 +180,7 @@ class Engine:
 
     async def run(self) -> None:
         """Serve until :meth:`stop`; raises what ended the worker otherwise."""
-        sys.setswitchinterval(SWITCH_S)
-        _calm_collector()
+        interpreter.tune()
         started = self._committer.start()
         self.announcements.prepare()
         while not started.done() and not self._stop:
@@ -398,9 +385,3 @@ class Engine:
         self.flow.fetcher.stop()
         self.changelog.stop()
         self._committer.stop()
-
-
-def _calm_collector() -> None:
-    """What is loaded by now stays: no collection looks at it again, and fewer are begun."""
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
