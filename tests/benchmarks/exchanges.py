@@ -20,7 +20,7 @@ from tests.benchmarks.bench import ROOT, Bench
 from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, figure, of, percentile
 from tests.benchmarks.peers import task_queue
 from tests.benchmarks.peers.engines import Absent
-from tests.support.cluster import Workers, wait_for
+from tests.support.cluster import Workers, wait_for, workers_manage
 
 NAME: Final = "exchanges"
 ABOUT: Final = "client-server exchanges, beside Celery on Redis"
@@ -63,7 +63,7 @@ def _ours(bench: Bench) -> dict[str, Any]:
         workers.start_ready("w1")
         load = _measured(workers, "throughput", str(options.exchanges), str(options.seconds))
         workers.start_ready("w2")
-        wait_for(lambda: _settled(workers), 60, "every manager has a backup that has its rows")
+        wait_for(lambda: workers_manage(workers), 60, "every manager has a backup that has its rows")
         lags: list[float] = []
         with _watching(workers, lags):
             calm = _measured(
@@ -129,15 +129,10 @@ def _theirs(bench: Bench, python: str) -> dict[str, Any]:
         return {**load, **run("latency", str(options.requests_rate), str(options.seconds))}
 
 
-def _settled(workers: Workers) -> bool:
-    """Do all workers that run host managers, and has each manager a backup that has everything?"""
-    managers = workers.running[0].get("/api/exchanges")[1]["managers"]
-    hosts = {entry["worker"] for entry in managers}
-    return len(hosts) == len(workers.running) and all(entry["backup_lag_ms"] == 0 for entry in managers)
-
-
 def _takeover(workers: Workers, number: int) -> Sample:
     """Seconds from the kill -9 of an exchange's manager until both sides are restarted."""
+    # Nobody moves any more: who takes over and dies before his first unit has restarted nobody, and need not have.
+    wait_for(lambda: workers_manage(workers), 60, "every worker hosts managers")
     exchange = f"takeover-{number}"
     told: list[tuple[float, Restart]] = []
     given: list[float] = []
@@ -158,7 +153,7 @@ def _takeover(workers: Workers, number: int) -> Sample:
     ) as session:
         for n in range(8):
             session.submit({"n": n})
-        wait_for(lambda: _settled(workers), 60, "every manager has a backup that has its rows")
+        wait_for(lambda: workers_manage(workers), 60, "every manager has a backup that has its rows")
         name = workers.running[0].get(f"/api/exchanges/{exchange}")[1]["worker"]
         victim = next(worker for worker in workers.running if worker.name == name)
         killed = time.monotonic()

@@ -20,7 +20,7 @@ from app.client.exchanges import Restart
 from app.protocol.murmur2 import partition_of
 from app.topics import Names
 from tests.support import exchanges
-from tests.support.cluster import Worker, Workers, wait_for
+from tests.support.cluster import Worker, Workers, wait_for, workers_manage
 from tests.support.storm import Programs, audit, begin, finish, stop, storm
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(280)]
@@ -95,6 +95,7 @@ def host_of(workers: Workers, exchange: str) -> tuple[Worker, dict[str, Any]]:
 def test_the_backup_restarts_both_sides_from_the_rows(workers: Workers) -> None:
     """With live instances on both sides: each gets its restart data and both queues, as they stand in the rows."""
     workers.start_ready("w1", "w2")
+    wait_for(lambda: workers_manage(workers), WAIT_S, "every worker hosts managers")
     server = Held(workers)
     told: list[tuple[float, Restart]] = []
     try:
@@ -117,7 +118,6 @@ def test_the_backup_restarts_both_sides_from_the_rows(workers: Workers) -> None:
             host, row = host_of(workers, "sim")
             killed = time.monotonic()
             host.kill9()
-            # Places may have changed hands before, when the second worker came.
             wait_for(lambda: told[-1][0] > killed and told[-1][1].cause == "manager", WAIT_S, "the client is restarted")
             wait_for(lambda: server.session.exchanges["sim"].cause == "manager", WAIT_S, "the server is restarted")
             print(f"both sides restarted after {told[-1][0] - killed:.2f} s")

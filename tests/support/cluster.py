@@ -183,6 +183,13 @@ class Workers:
         return "\n".join(worker.tail() for worker in self.all)
 
 
+def workers_manage(workers: Workers) -> bool:
+    """Do all workers that run host managers of exchanges, and has each manager a backup that has everything?"""
+    managers = workers.running[0].get("/api/exchanges")[1]["managers"]
+    hosts = {entry["worker"] for entry in managers}
+    return len(hosts) == len(workers.running) and all(entry["backup_lag_ms"] == 0 for entry in managers)
+
+
 def wait_for(condition: Callable[[], _T], timeout: float, what: str) -> _T:
     """Call until the answer is true and return it; fail when the time is over."""
     deadline = time.monotonic() + timeout
