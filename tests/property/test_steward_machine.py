@@ -6,15 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from app.protocol import homes, views
 from app.protocol.markers import Closed
 from app.protocol.moves import Announce
 from tests.property.mutation import Choose, killed_after
 from tests.property.steward_world import Steward
+from tests.simulation.machine import by_hypothesis
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -47,31 +45,8 @@ def test_the_histories_reach_what_they_are_about() -> None:
     assert any("restored=(0, " in line for line in views_told)
 
 
-class Cluster(RuleBasedStateMachine):
-    """The same world, its chances drawn by Hypothesis, which shrinks what it finds."""
-
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        self.data = data
-        self.world = Steward(self.draw)
-
-    def draw(self, options: Any) -> Any:
-        return self.data.draw(st.sampled_from(list(options)))
-
-    @rule()
-    def something_happens(self) -> None:
-        self.world.happen()
-
-    def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.settle()
-
-
 def test_by_hypothesis() -> None:
-    run_state_machine_as_test(
-        Cluster,
-        settings=settings(max_examples=30, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
-    )
+    by_hypothesis(Steward, histories=30)
 
 
 # -- one rule changed -------------------------------------------------------------------------------------------------

@@ -1,18 +1,25 @@
 """A world whose chances are drawn by Hypothesis, which shrinks what it finds."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.property.mutation import Choose
-from tests.simulation.world import World
 
 
-def by_hypothesis(make: Callable[[Choose], World]) -> None:
-    """Run histories of the worlds that ``make`` makes; each is settled, and so checked, in the end."""
+class World(Protocol):
+    """Something may happen in it, and in the end it is settled, and so checked."""
+
+    def happen(self) -> None: ...
+
+    def settle(self) -> None: ...
+
+
+def by_hypothesis(make: Callable[[Choose], World], *, histories: int = 15) -> None:
+    """Run histories of the worlds that ``make`` makes; each is settled in the end."""
 
     class Histories(RuleBasedStateMachine):
         @initialize(data=st.data())
@@ -33,5 +40,5 @@ def by_hypothesis(make: Callable[[Choose], World]) -> None:
 
     run_state_machine_as_test(
         Histories,
-        settings=settings(max_examples=15, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=histories, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )
