@@ -47,14 +47,16 @@ class Announcements:
 
     def _connect(self) -> None:
         with self._lock:
-            producer = self._producer = self._producer or self._make()
+            producer = self._made()
         try:
             producer.list_topics(self._topic, CONNECT_S)
         except KafkaException as error:
             log.debug("%s: %s", self._topic, error)
 
-    def _make(self) -> Producer:
-        return Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
+    def _made(self) -> Producer:
+        if self._producer is None:
+            self._producer = Producer({**self._config, "enable.idempotence": True, "linger.ms": 0})
+        return self._producer
 
     def write(self, key: bytes, value: bytes | None, *, timeout: float | None = None) -> None:
         """Return when the record is durable; None deletes the key. Without a ``timeout`` it waits for the broker.
@@ -76,7 +78,7 @@ class Announcements:
 
     def _attempt(self, key: bytes, value: bytes | None, deadline: float | None) -> KafkaError | None:
         """Write once; returns why it was not."""
-        producer = self._producer = self._producer or self._make()
+        producer = self._made()
         answers: list[KafkaError | None] = []
         try:
             producer.produce(self._topic, value, key, 0, on_delivery=lambda error, message: answers.append(error))

@@ -16,7 +16,7 @@ Names begin with ``@`` and the server's number; the rest is the name in its stor
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -154,28 +154,21 @@ class ServerStorages:
         found = self._find(name)
         return None if found is None else found[1]
 
-    def reading(self, name: str) -> AbstractContextManager[Reader]:
-        """Open an object, wherever it is."""
-        return self._reading(name)
-
     @contextmanager
-    def _reading(self, name: str) -> Iterator[Reader]:
-        opened, reader = self._opened(name)
-        try:
-            yield reader
-        finally:
-            opened.__exit__(None, None, None)
+    def reading(self, name: str) -> Iterator[Reader]:
+        """Open an object, wherever it is."""
+        with ExitStack() as opened:
+            yield self._open(name, opened)
 
-    def _opened(self, name: str) -> tuple[AbstractContextManager[Reader], Reader]:
+    def _open(self, name: str, opened: ExitStack) -> Reader:
         last = StorageError("open an object", "no server has it now")
         for _ in range(_LOOKS):
             found = self._find(name)
             if found is None:
                 continue
             storage, inner = self._of(found[0])
-            opened = storage.reading(inner)
             try:
-                return opened, opened.__enter__()
+                return opened.enter_context(storage.reading(inner))
             except StorageError as error:
                 last = error
         raise last
