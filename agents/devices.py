@@ -262,7 +262,7 @@ class Devices:
 
     def _submit(self, work: Any, then: Any) -> None:
         future = self._owner.context.pool.submit(work)
-        future.add_done_callback(lambda done: self._owner.context.engine.post(lambda: then(done)))
+        future.add_done_callback(lambda done: self._owner.context.engine.submit(lambda: then(done)))
 
     def _gone(self, connection: str, session: Session) -> bool:
         return self._owner.closed or self._sessions.get(connection) is not session

@@ -207,7 +207,7 @@ class Line:
         """Start the head's handler; what follows, if it has ended already."""
         if entry.restored and self._vigilance.waiting_suspected(cell.row_key, entry.arrival):
             self._suspects.append((cell, entry, attempt))
-            asyncio.get_running_loop().call_soon(self._guarded, self._try_next)
+            self._context.engine.submit(self._try_next)
             return None
         return self._run_now(cell, entry, attempt, self.verdict)
 
@@ -218,7 +218,7 @@ class Line:
             if not self._context.engine.flow.quiet:
                 trials.add(self)
                 self._context.engine.hurry()
-                asyncio.get_running_loop().call_later(RETRY_S, self._guarded, self._try_next)
+                asyncio.get_running_loop().call_later(RETRY_S, self._context.engine.submit, self._try_next)
                 return
             trials.discard(self)
             cell, entry, attempt = self._suspects.popleft()
@@ -276,18 +276,13 @@ class Line:
         except BaseException as error:  # noqa: BLE001 - a run that has no ending blocks its session for ever.
             self._context.engine.fail(error)
             return
+        self._context.engine.submit(lambda: self._ended(cell, entry, ending, attempt))
+
+    def _ended(self, cell: Cell, entry: Entry, ending: Ending, attempt: int) -> None:
         if self._closed or self._left(cell):
             return
         self.fresh = max(0, self.fresh - 1)
-        self._guarded(lambda: self._follow(cell, self._after(cell, entry, ending, attempt)))
-        self._context.engine.wake()
-
-    def _guarded(self, call: Callable[[], None]) -> None:
-        """A defect in what the event loop calls must end the worker: the loop would only log it."""
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - the engine raises it again.
-            self._context.engine.fail(error)
+        self._follow(cell, self._after(cell, entry, ending, attempt))
 
     # -- suspects -----------------------------------------------------------------------------------------------
 
@@ -340,14 +335,13 @@ class Line:
     def _resume_soon(self, cells: list[Cell]) -> None:
         """What was running runs again once the loop goes on. Retries wake by time, and may have by then."""
         lost = [cell for cell in cells if cell.queue[0].phase is not Phase.RETRYING]
-        asyncio.get_running_loop().call_soon(self._guarded, lambda: self._resume(lost))
+        self._context.engine.submit(lambda: self._resume(lost))
 
     def _resume(self, cells: list[Cell]) -> None:
         if self._closed:
             return
         for cell in (cell for cell in cells if not self._left(cell)):
             self._follow(cell, sessions.step(cell.queue, Reopened()))
-        self._context.engine.wake()
 
     def forget(self, names: Set[tuple[str, str]]) -> None:
         """Let go of what waits of sessions that are no longer served here; its rows stay."""

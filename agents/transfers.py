@@ -272,7 +272,7 @@ class Owner:
                 name = shelf_for(connection, message).object
                 self.after(lambda: self._in_pool(lambda: self.context.storage.delete([name])))
             case Compose():
-                self.after(lambda: self.context.engine.post(lambda: self._compose(connection)))
+                self.after(lambda: self.context.engine.submit(lambda: self._compose(connection)))
             case Announce():
                 self._announce(connection, decided.state, effect, content)
 
@@ -309,7 +309,7 @@ class Owner:
         self._composing[connection] = state.instance
         future = self.context.pool.submit(conclude, self.context.storage, connection, state)
         future.add_done_callback(
-            lambda done: self.context.engine.post(lambda: self._concluded(connection, state.instance, done))
+            lambda done: self.context.engine.submit(lambda: self._concluded(connection, state.instance, done))
         )
 
     def _concluded(self, connection: str, instance: int, done: "Future[Conclusion]") -> None:

@@ -58,6 +58,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._events: deque[Callable[[], None]] = deque()
+        self._work: deque[Callable[[], None]] = deque()
         self._hosted: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
         self.failing = False
@@ -139,6 +140,11 @@ class Engine:
     def post(self, event: Callable[[], None]) -> None:
         """Run ``event`` in the loop, between two things. From any thread."""
         self._events.append(event)
+        self._loop.call_soon_threadsafe(self._wake.set)
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """As :meth:`post`, for what writes to the unit: it waits until a join that is under way has ended."""
+        self._work.append(work)
         self._loop.call_soon_threadsafe(self._wake.set)
 
     def fail(self, error: BaseException) -> None:
@@ -224,6 +230,8 @@ class Engine:
             self._events.popleft()()
         if self._failure is not None:
             raise self._failure
+        while self._work and not self.halted:
+            self._work.popleft()()
         if not self.halted:
             self.flow.check_pauses()
             await self.flow.work(self._interrupted)
@@ -233,7 +241,7 @@ class Engine:
         await self._rest()
 
     def _interrupted(self) -> bool:
-        return bool(self._events) or self._stop or self.halted
+        return bool(self._events or self._work) or self._stop or self.halted
 
     def _on_time(self) -> None:
         now = time.time()
@@ -248,7 +256,7 @@ class Engine:
         if now >= self._housekeeping:
             self._housekeeping = now + HOUSEKEEPING_S
             self._rejoin_if_warm()
-        if self._events or (self.flow.may_work and not self._interrupted()):
+        if self._events or (not self.halted and (self._work or self.flow.may_work) and not self._stop):
             await asyncio.sleep(0)
             return
         try:
@@ -316,7 +324,7 @@ class Engine:
         await asyncio.get_running_loop().run_in_executor(None, self._committer.block, join)
 
     def _give_up(self, join: int, done: "Future[None]") -> None:
-        """Seal what there is, wait for its answer, then part from everything: an event of the loop, as often as needed.
+        """Seal what there is, wait for its answer, then go no further: an event of the loop, as often as needed.
 
         It may come late, behind a handler that blocked the loop; but never behind the assignment that answers a later
         join, and what that one gave is not given up.
@@ -328,28 +336,34 @@ class Engine:
             return
         elif not self.halted:
             self.halted = True
-            self.flow.seal(released=True)
+            self.flow.seal()
             self._give_up(join, done)
             return
         else:
-            self._part()
+            self._remember_hosted()
+            self.places.join_begun()
         if not done.done():
             done.set_result(None)
 
     def _part(self) -> None:
         """Own nothing: what is not committed has not happened."""
         self.halted = True
-        self._hosted = frozenset(place.name for place in self.places.running()) or self._hosted
-        self.flow.part()
-        self.janitor.forget()
-        self.places.join_begun()
+        self._remember_hosted()
+        self.flow.forget()
+        self.places.given_up()
+
+    def _remember_hosted(self) -> None:
+        self._hosted = frozenset(place.name for place in self.places.open()) or self._hosted
 
     def _assigned(self, word: Assignment) -> None:
         name = self.options.name
         if word.member_id in word.plan.superseded:
             theirs = word.plan.workers.get(name, ("", 0))[1]
             raise FencedError(f"worker {name}", ours=self.options.incarnation, theirs=theirs)
-        self._part()
+        if self.flow.in_flight is not None or (self.flow.touched and not self.places.all_stay(word, name)):
+            # A unit has all places' work in it: it cannot be kept for some of them.
+            self._part()
+        self.janitor.forget()
         self.generation = word.generation
         self.flow.tally.generations += 1
         self._join = word.join
@@ -359,8 +373,9 @@ class Engine:
         self._rejoin_when_warm = name in word.plan.warmups.values()
         self._committer.allow(word.generation, word.join)
         self.halted = False
-        if not self._stop:
-            # Who is about to leave takes nothing over that others would have to take from him.
+        if self._stop:
+            self.places.leaving(word, name)
+        else:
             self.places.assigned(word, name)
 
     def _rejoin_if_warm(self) -> None:
@@ -377,6 +392,9 @@ class Engine:
         self.halted = True
         await self._loop.run_in_executor(None, self._membership.leave)
         self.places.close()
+        while self._work:
+            # Whoever waits for it is told that the place is closed.
+            self._work.popleft()()
         await self._loop.run_in_executor(None, self._stop_threads)
         self.options.stores.close()
 

@@ -1,8 +1,9 @@
 """Fetching records in bulk, in a thread of its own, with librdkafka.
 
-The consumer is assigned, never subscribed: the membership is elsewhere. Positions are ours: every assignment names
-them, takes a new epoch, and a chunk of records fetched under an earlier epoch is recognised and dropped, so that no
-record is lost or doubled over a rebalance.
+The consumer is assigned, never subscribed: the membership is elsewhere. Positions are ours: whoever adds a partition
+names its position. Every change takes a new epoch, and a chunk of records names the epoch that it was fetched in, so
+that what was fetched of a partition before it was added again is recognised, and no record is lost or doubled over a
+rebalance. Partitions that a change does not name are fetched on as if there were none.
 """
 
 import logging
@@ -25,8 +26,8 @@ CHUNK_RECORDS = 4_000
 CHUNKS_AHEAD = 2
 """So many chunks may wait for the engine; then fetching rests (the memory bound, beside librdkafka's own)."""
 
-WAIT_S = 0.05
-"""How long one wait for records lasts: it bounds how late a new assignment is taken up."""
+WAIT_S = 0.02
+"""How long one wait for records lasts: it bounds how late a change is taken up."""
 
 
 class Record(Protocol):
@@ -59,7 +60,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Chunk:
-    """Batches of one fetch, and the epoch of the assignment that it belongs to."""
+    """Batches of one fetch, and the last change that came before it."""
 
     epoch: int
     batches: list[Batch]
@@ -87,7 +88,7 @@ class Fetcher(threading.Thread):
         config: librdkafka options common to all clients.
         group: the worker group, for the broker's eyes only.
         deliver: takes a chunk; called in this thread, must not block.
-        lost_range: takes the epoch in which a partition turned out not to have its next record any more.
+        lost_range: takes a partition that no longer has its next record, and the epoch in which that turned out.
         failed: takes the error that ended the thread.
     """
 
@@ -97,7 +98,7 @@ class Fetcher(threading.Thread):
         group: str,
         *,
         deliver: Callable[[Chunk], None],
-        lost_range: Callable[[int], None],
+        lost_range: Callable[[Partition, int], None],
         failed: Callable[[BaseException], None],
         max_record_bytes: int,
     ) -> None:
@@ -125,28 +126,31 @@ class Fetcher(threading.Thread):
         self._lost_range = lost_range
         self._failed = failed
         self._lock = threading.Condition()
-        self._wanted: Mapping[Partition, int] | None = None
+        self._remove: set[Partition] = set()
+        self._add: dict[Partition, int] = {}
         self._epoch = 0
         self._ahead = 0
         self._stopping = False
 
     # -- from the engine's thread ---------------------------------------------------------------------------------
 
-    def assign(self, positions: Mapping[Partition, int]) -> int:
-        """Fetch exactly these partitions from these offsets; the epoch that their chunks will carry."""
+    def change(self, remove: Iterable[Partition], add: Mapping[Partition, int]) -> int:
+        """Fetch some partitions no more, then others from these offsets; the epoch from which on chunks heed it."""
         with self._lock:
-            self._wanted = dict(positions)
+            for where in remove:
+                # One that was to be added is not assigned, unless it was to be removed before that.
+                if self._add.pop(where, None) is None:
+                    self._remove.add(where)
+            self._add.update(add)
             self._epoch += 1
-            self._ahead = 0
             self._lock.notify()
             return self._epoch
 
-    def taken(self, chunk: Chunk) -> None:
+    def taken(self) -> None:
         """The engine is done with a chunk: another one may be fetched ahead."""
         with self._lock:
-            if chunk.epoch == self._epoch:
-                self._ahead -= 1
-                self._lock.notify()
+            self._ahead -= 1
+            self._lock.notify()
 
     def stop(self) -> None:
         with self._lock:
@@ -165,27 +169,27 @@ class Fetcher(threading.Thread):
             self._consumer.close()
 
     def _run(self) -> None:
-        epoch = 0
-        assigned = False
+        assigned: set[Partition] = set()
         while True:
             with self._lock:
-                while not self._stopping and self._wanted is None and (not assigned or self._ahead >= CHUNKS_AHEAD):
+                while not (self._stopping or self._remove or self._add or (assigned and self._ahead < CHUNKS_AHEAD)):
                     self._lock.wait()
                 if self._stopping:
                     return
-                wanted, self._wanted = self._wanted, None
-                if wanted is not None:
-                    epoch = self._epoch
-            if wanted is not None:
-                self._consumer.assign([TopicPartition(t, p, o) for (t, p), o in wanted.items()])
-                assigned = bool(wanted)
-                if not assigned:
-                    continue
+                remove, self._remove = self._remove, set()
+                add, self._add = self._add, {}
+                epoch = self._epoch
+            if remove:
+                self._consumer.incremental_unassign([TopicPartition(*where) for where in remove])
+            if add:
+                self._consumer.incremental_assign([TopicPartition(*where, offset) for where, offset in add.items()])
+            assigned = (assigned - remove) | add.keys()
+            if (remove or add) and not assigned:
+                continue
             batches = self._fetch(epoch)
             if batches:
                 with self._lock:
-                    if epoch == self._epoch:
-                        self._ahead += 1
+                    self._ahead += 1
                 self._deliver(Chunk(epoch, batches))
 
     def _fetch(self, epoch: int) -> list[Batch]:
@@ -207,7 +211,7 @@ class Fetcher(threading.Thread):
 
     def _complain(self, where: Partition, error: KafkaError, epoch: int) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._lost_range(epoch)
+            self._lost_range(where, epoch)
         elif error.code() in DENIED:
             raise denied(f"read {where[0]}", error.str())
         elif error.fatal():

@@ -88,7 +88,8 @@ class Flow:
         self._backlog: deque[Chunk] = deque()
         self._positions: dict[Partition, int] = {}
         self._paused: frozenset[Partition] = frozenset()
-        self._epoch = 0
+        # What is fetched, and from which epoch on.
+        self._fetched: dict[Partition, int] = {}
         self._unit_number = 0
         self._hurried = False
         self._alone = False
@@ -97,7 +98,7 @@ class Flow:
             options.kafka,
             options.group,
             deliver=lambda chunk: post(lambda: self._arrived(chunk)),
-            lost_range=lambda epoch: post(lambda: self._lost_range(epoch)),
+            lost_range=lambda where, epoch: post(lambda: self._lost_range(where, epoch)),
             failed=failed,
             max_record_bytes=options.max_record_bytes,
         )
@@ -152,27 +153,52 @@ class Flow:
         chunk.batches.pop()
         if not chunk.batches:
             self._backlog.popleft()
-            self.fetcher.taken(chunk)
+            self.fetcher.taken()
 
     def _arrived(self, chunk: Chunk) -> None:
-        if chunk.epoch == self._epoch:
-            self._backlog.append(chunk)
+        self._backlog.append(chunk)
+        self._sift()
 
-    def _lost_range(self, epoch: int) -> None:
+    def _sift(self) -> None:
+        """Drop from the backlog what was fetched of partitions that have been taken away since."""
+        since, left = self._fetched, deque[Chunk]()
+        for chunk in self._backlog:
+            chunk.batches = [
+                batch for batch in chunk.batches if since.get((batch.topic, batch.partition), math.inf) <= chunk.epoch
+            ]
+            if chunk.batches:
+                left.append(chunk)
+            else:
+                self.fetcher.taken()
+        self._backlog = left
+
+    def _lost_range(self, where: Partition, epoch: int) -> None:
         """The topic no longer has what comes next here: a successor truncated it behind its work, or retention did."""
-        if epoch == self._epoch:
+        if self._fetched.get(where, math.inf) <= epoch:
             self._on_lost_range()
 
     def fetch(self) -> None:
-        """Fetch all partitions of the places that are open, from where this worker is in each."""
-        positions: dict[Partition, int] = {}
+        """Fetch all partitions of the places that are open, from where this worker is in each.
+
+        Those that are fetched already are left alone.
+        """
+        self._paused = self._pausing()
+        wanted: dict[Partition, int] = {}
         for place in self._places.open():
             for where, entry in place.committed.items():
-                positions[where] = self._positions.get(where, entry.offset or 0)
-        self._positions = positions
-        self._backlog.clear()
-        self._paused = self._pausing()
-        self._epoch = self.fetcher.assign({w: o for w, o in positions.items() if w not in self._paused})
+                offset = self._positions.setdefault(where, entry.offset or 0)
+                if where not in self._paused:
+                    wanted[where] = offset
+        gone = self._fetched.keys() - wanted.keys()
+        fresh = {where: offset for where, offset in wanted.items() if where not in self._fetched}
+        if not (gone or fresh):
+            return
+        epoch = self.fetcher.change(gone, fresh)
+        for where in gone:
+            del self._fetched[where]
+        self._fetched.update(dict.fromkeys(fresh, epoch))
+        if gone:
+            self._sift()
 
     def check_pauses(self) -> None:
         """Stop fetching for places that take no more for now, and start again when they do."""
@@ -198,9 +224,7 @@ class Flow:
     @property
     def touched(self) -> bool:
         """Is there anything to commit?"""
-        return not self.unit.empty or any(
-            rows.dirty for place in self._places.running() for rows in place.rows.values()
-        )
+        return not self.unit.empty or any(rows.dirty for place in self._places.open() for rows in place.rows.values())
 
     @property
     def due(self) -> bool:
@@ -352,13 +376,12 @@ class Flow:
         """Nothing that is not committed has happened."""
         self.unit = Unit(self._options.commit_interval)
         self._hurried = self._alone = False
-        self._positions = {}
-        self._backlog.clear()
 
-    def part(self) -> None:
-        """Own nothing."""
-        self.forget()
-        self._epoch = self.fetcher.assign({})
+    def leave(self, place: Place) -> None:
+        """A place is closed, whatever was fetched for it: where it goes on is for the log to say."""
+        for where in place.partitions:
+            self._positions.pop(where, None)
+        self.fetch()
 
     def begin(self, generation: int, member_id: str) -> None:
         """A new generation: a unit that is still on its way was sealed under an older one, and is refused."""

@@ -112,6 +112,19 @@ class Place:
         return self.resident
 
 
+def _events(word: Assignment, worker: str, names: Iterable[str]) -> dict[str, Assigned]:
+    """The group's word for every place."""
+    hosted, followed = word.plan.hosted_by(worker), word.plan.followed_by(worker)
+    return {
+        name: Assigned(
+            word.generation,
+            Role.HOST if name in hosted else Role.STANDBY if name in followed else Role.NONE,
+            word.previous,
+        )
+        for name in names
+    }
+
+
 class Places:
     """All places of the cluster as this worker holds them."""
 
@@ -138,19 +151,26 @@ class Places:
     # -- events ---------------------------------------------------------------------------------------------------
 
     def assigned(self, word: Assignment, worker: str) -> None:
-        hosted, followed = word.plan.hosted_by(worker), word.plan.followed_by(worker)
-        events = {
-            name: Assigned(
-                word.generation,
-                Role.HOST if name in hosted else Role.STANDBY if name in followed else Role.NONE,
-                word.previous,
-            )
-            for name in self.all
-        }
-        self._steps((self.all[name], event) for name, event in events.items())
+        self._steps((self.all[name], event) for name, event in _events(word, worker, self.all).items())
+
+    def leaving(self, word: Assignment, worker: str) -> None:
+        """As :meth:`assigned`, for a worker that is about to leave: it takes nothing that others would take from it."""
+        for name, event in _events(word, worker, self.all).items():
+            place = self.all[name]
+            if event.role is Role.HOST and not ownership.stays(place.holding, event):
+                event = Assigned(event.generation, Role.NONE, event.previous)
+            self._steps([(place, event)])
+
+    def all_stay(self, word: Assignment, worker: str) -> bool:
+        """Does every place that is open go on being served?"""
+        events = _events(word, worker, self.all)
+        return all(ownership.stays(place.holding, events[place.name]) for place in self.open())
 
     def join_begun(self) -> None:
         self._steps((place, ownership.JoinBegun()) for place in self.all.values())
+
+    def given_up(self) -> None:
+        self._steps((place, ownership.GivenUp()) for place in self.all.values())
 
     def unit_aborted(self) -> None:
         self._steps((place, ownership.UnitAborted()) for place in self.all.values())
@@ -196,6 +216,7 @@ class Places:
         if place.resident is not None:
             place.resident.close()
             place.resident = None
+            self._engine.flow.leave(place)
         for rows in place.rows.values():
             rows.discard()
         place.committed = {}

@@ -3,16 +3,19 @@
 A place is a router or a server: its partitions and the rows of its tables. Nothing of a place may be read, run or
 committed but in `Running`, and the way there is always the same:
 
-    Absent ──host──▶ Restoring ──rows complete──▶ Claiming ──claim committed──▶ Running
-      │ ▲               ▲                            ▲  │                          │
-   standby  none        │ host                       │  │ refused                  │ join begins
-      ▼     │           │                            │  ▼                          ▼
-    Tailing ┴───────────┘                            └─ host again, ───────────── Parted
-                                                        nobody between
+    Absent ──host──▶ Restoring ──rows complete──▶ Claiming ──claim committed──▶ Running ◀──host again,──┐
+      │ ▲               ▲                            ▲                           │   │    nobody between │
+   standby  none        │ host                       │ host again,               │   └──join begins──▶ Paused
+      ▼     │           │                            │ nobody between            │ given up             │
+    Tailing ┴───────────┘                            └──────────────── Parted ◀──┴──────────────────────┘
 
-Rows kept over a rebalance are complete only if nobody else can have owned the place between: the worker held it in
-the generation directly before (`Assigned.previous`), as the same member. In every other case the rows are brought up
-to the changelog's high watermark again, from the position that they are known to hold.
+A rebalance leaves alone what stays. A worker that is about to join ends its unit and goes no further, but keeps what
+it has in memory; if the group's next word gives it the place again, it goes on where it was. That is sound if nobody
+else can have owned the place between: the worker held it in the generation directly before (`Assigned.previous`), as
+the same member. It needs no claim: whatever was written under the generation before is in the log, and what the worker
+writes next is refused unless it still is a member of the new one. Where the unit did not end in time, or its outcome
+is not known, memory is given up, and the place is claimed again from the rows of the last commit. In every other case
+the rows are brought up to the changelog's high watermark again, from the position that they are known to hold.
 """
 
 from dataclasses import dataclass
@@ -60,13 +63,20 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Parted:
-    """Served until the worker began to join; the rows are those of its last commit in `generation`."""
+class Paused:
+    """Served until the worker began to join; memory is as the last commit in `generation` left it."""
 
     generation: int
 
 
-Holding = Absent | Tailing | Restoring | Claiming | Running | Parted
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """Served until it was given up; the rows are those of the last commit in `generation`."""
+
+    generation: int
+
+
+Holding = Absent | Tailing | Restoring | Claiming | Running | Paused | Parted
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,12 @@ class ClaimEnded:
 
 @dataclass(frozen=True, slots=True)
 class JoinBegun:
-    """The worker ended (or gave up) its unit and is about to join: from here on it owns nothing."""
+    """The worker's last unit is committed and it is about to join: until the group's word it does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """What is in memory may differ from the log, or nothing is owned any more: forget it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +118,7 @@ class UnitAborted:
     """A unit did not commit, the generation still stands: what was in memory is read again."""
 
 
-Event = Assigned | RestoreEnded | ClaimEnded | JoinBegun | UnitAborted
+Event = Assigned | RestoreEnded | ClaimEnded | JoinBegun | GivenUp | UnitAborted
 
 
 class Effect(Enum):
@@ -145,33 +160,52 @@ def step(holding: Holding, event: Event) -> Step:
                 return Step(holding)
             return Step(Running(generation), (Effect.OPEN,)) if accepted else Step(holding)
         case JoinBegun():
-            return _join_begun(holding)
+            return Step(Paused(holding.generation)) if isinstance(holding, Running) else _void(holding)
+        case GivenUp():
+            return _given_up(holding) if isinstance(holding, Running | Paused) else _void(holding)
         case UnitAborted():
-            if isinstance(holding, Running):
-                return Step(Claiming(holding.generation), (Effect.CLOSE, Effect.CLAIM))
-            return Step(holding)
+            return _aborted(holding)
         case _:
             assert_never(event)
 
 
-def _join_begun(holding: Holding) -> Step:
+def stays(holding: Holding, event: Assigned) -> bool:
+    """Does a place that is served go on being served, untouched?"""
+    return holding == Paused(event.generation - 1) and event.role is Role.HOST and _directly_before(event)
+
+
+def _directly_before(event: Assigned) -> bool:
+    return event.previous == event.generation - 1
+
+
+def _given_up(holding: Running | Paused) -> Step:
+    return Step(Parted(holding.generation), (Effect.CLOSE,))
+
+
+def _aborted(holding: Holding) -> Step:
     match holding:
         case Running(generation):
-            return Step(Parted(generation), (Effect.CLOSE,))
-        case Restoring() | Claiming():
-            # What was under way is void with the generation; the rows stay a sound place to go on from.
-            return Step(Tailing(), (Effect.TAIL,))
-        case Absent() | Tailing() | Parted():
-            return Step(holding)
+            return Step(Claiming(generation), (Effect.CLOSE, Effect.CLAIM))
+        case Paused():
+            return _given_up(holding)
         case _:
-            assert_never(holding)
+            return Step(holding)
+
+
+def _void(holding: Holding) -> Step:
+    """What was under way is void with the generation; the rows stay a sound place to go on from."""
+    if isinstance(holding, Restoring | Claiming):
+        return Step(Tailing(), (Effect.TAIL,))
+    return Step(holding)
 
 
 def _assigned(holding: Holding, event: Assigned) -> Step:
-    close = (Effect.CLOSE,) if isinstance(holding, Running) else ()
+    if stays(holding, event):
+        return Step(Running(event.generation))
+    close = (Effect.CLOSE,) if isinstance(holding, Running | Paused) else ()
     match event.role:
         case Role.HOST:
-            if holding == Parted(event.previous or 0) and event.previous == event.generation - 1:
+            if holding == Parted(event.generation - 1) and _directly_before(event):
                 return Step(Claiming(event.generation), (Effect.CLAIM,))
             return Step(Restoring(event.generation), (*close, Effect.RESTORE))
         case Role.STANDBY:

@@ -113,7 +113,7 @@ class Desk:
         if engine is None or not isinstance(owner, Owner):
             return None
         future: Future[dict[str, Any]] = Future()
-        engine.post(lambda: owner.call(connection, fields, future))
+        engine.submit(lambda: owner.call(connection, fields, future))
         return future
 
     def _place(self, connection: str) -> Place | None:

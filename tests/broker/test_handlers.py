@@ -2,8 +2,10 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -12,7 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from app.observe.reading import read_account
 from tests.support import chain
-from tests.support.cluster import Workers
+from tests.support.cluster import Workers, wait_for
 from tests.support.probe import Position, Probe
 
 pytestmark = pytest.mark.broker
@@ -151,6 +153,37 @@ def test_a_handler_over_its_time_is_cancelled(workers: Workers, probe: Probe, ki
     assert probe.failed(slow) == "TaskTimeout"
     assert probe.done(after) == {"h": chain.link("", {"n": 2})}
     assert worker.running
+    clean(workers)
+
+
+@pytest.mark.settings(task_timeout=300)
+def test_what_stays_where_it_is_goes_on_while_another_worker_joins(
+    workers: Workers, probe: Probe, tmp_path: Path
+) -> None:
+    first = workers.start_ready("w1")[0]
+    gate = tmp_path / "gate"
+    gate.touch()
+    begun = gate.with_suffix(".begun")
+    running = {f"n{n}": probe.send(f"n{n}", "s", "gate.async", {"path": str(gate)}) for n in range(16)}
+    wait_for(lambda: begun.exists() and len(begun.read_text().split()) == len(running), 150, "all handlers run")
+    workers.start_ready("w2")
+
+    def hosted() -> dict[str, str]:
+        status = first.get("/api/status")[1]
+        return {} if status["warming"] else {entry["server"]: entry["host"] for entry in status["servers"]}
+
+    wait_for(lambda: set(hosted().values()) == {"w1", "w2"}, 150, "both workers host servers")
+    host = hosted()
+    wait_for(lambda: all(worker.get("/readyz")[0] == 200 for worker in workers.running), 150, "all are served")
+    gate.unlink()
+    server = {tenant: probe.done(position, 150)["server"] for tenant, position in running.items()}
+    starts = Counter(begun.read_text().split())
+    stayed = [tenant for tenant in running if host[server[tenant]] == "w1"]
+    moved = [tenant for tenant in running if host[server[tenant]] == "w2"]
+    assert stayed
+    assert moved
+    assert {starts[tenant] for tenant in stayed} == {1}
+    assert {starts[tenant] for tenant in moved} == {2}
     clean(workers)
 
 

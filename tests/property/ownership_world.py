@@ -15,8 +15,10 @@ from app.protocol.ownership import (
     Claiming,
     Effect,
     Event,
+    GivenUp,
     Holding,
     JoinBegun,
+    Paused,
     RestoreEnded,
     Restoring,
     Role,
@@ -46,8 +48,9 @@ class Restore:
 class Worker:
     """One process.
 
-    ``joining``: it has parted from everything and waits for the group's word. ``resident``: what it keeps in memory
-    of a place that it serves. ``hung``: something under way in this generation will never be answered.
+    ``joining``: it goes no further and waits for the group's word. ``resident``: it keeps a place that it serves in
+    memory, and ``offset`` is how far that has come. ``hung``: something under way in this generation will never be
+    answered.
     """
 
     name: str
@@ -118,8 +121,7 @@ class World:
 
     def _lost(self, worker: Worker) -> None:
         """A commit was refused or fenced."""
-        worker.unit = None
-        self.feed(worker, JoinBegun())
+        self._give_up(worker)
         worker.joining = True
 
     # -- what takes time ------------------------------------------------------------------------------------------
@@ -225,18 +227,28 @@ class World:
     # -- the group ------------------------------------------------------------------------------------------------
 
     def prepare_join(self, worker: Worker) -> None:
-        """End the unit and part from everything; a stalled engine's commit thread is merely blocked."""
+        """End the unit and go no further; a stalled engine's commit thread is merely blocked."""
         self.end_transaction(worker.name, commits=True)
         worker.allowed = None
         if not worker.stalled:
-            self._part(worker)
+            self._pause(worker)
             worker.joining = True
 
-    def _part(self, worker: Worker) -> None:
+    def _pause(self, worker: Worker) -> None:
+        if worker.unit is not None and worker.unit.committed:
+            self._apply(worker, worker.unit)
+            worker.unit = None
+        self.feed(worker, GivenUp() if worker.unit is not None else JoinBegun())
+        worker.unit = None
+
+    def _give_up(self, worker: Worker) -> None:
+        """The commit thread knows what became of the unit, and the rows show it; memory does not."""
         unit, worker.unit = worker.unit, None
         if unit is not None and unit.committed:
-            self._apply(worker, unit)
-        self.feed(worker, JoinBegun())
+            worker.rows = worker.rows + unit.records
+        elif unit is not None and worker.offset is not None:
+            worker.offset += len(unit.records)
+        self.feed(worker, GivenUp())
 
     def rebalance(self, joined: dict[str, Role], unheard: frozenset[str]) -> None:
         """A new generation of those who ``joined``; the word does not reach the ``unheard``, who join again later."""
@@ -266,11 +278,20 @@ class World:
         if not worker.awake or not worker.inbox:
             return
         word, present = worker.inbox.pop(0)
-        self._part(worker)
+        if worker.unit is not None:
+            # It was stalled, and its unit is still on its way for all that it knows.
+            self._give_up(worker)
+        else:
+            self.feed(worker, JoinBegun())
         worker.joining = worker.hung = False
         worker.generation = worker.allowed = word.generation
         worker.present = present
         self.feed(worker, word)
+        if worker.holding == Running(word.generation):
+            before = word.generation - 1
+            assert word.previous == before, "went on over a gap"
+            assert (worker.name, before) in self.claimed, "went on with what it had not claimed"
+            self.claimed.add((worker.name, word.generation))
 
     def hear_all(self, worker: Worker) -> None:
         while worker.awake and worker.inbox:
@@ -292,11 +313,13 @@ class World:
         serving = [worker for worker in self.workers.values() if self.serves(worker)]
         assert len(serving) <= 1, "two owners"
         for worker in self.workers.values():
-            assert worker.resident == isinstance(worker.holding, Running), "served without owning it"
+            assert worker.resident == isinstance(worker.holding, Running | Paused), "served without owning it"
             newest = getattr(worker.holding, "generation", None) == self.generation
             if isinstance(worker.holding, Running | Claiming) and newest:
                 assert self._seen(worker) == self.log, "a committed row is missing"
             if self.serves(worker):
+                ahead = len(worker.unit.records) if worker.unit is not None and worker.unit.committed else 0
+                assert (worker.offset or 0) + ahead == self.offset, "memory is not where the log is"
                 assert (worker.name, self.generation) in self.claimed, "served without a claim"
             if worker.joining:
                 assert not isinstance(worker.holding, Restoring | Claiming | Running), "kept through a join"

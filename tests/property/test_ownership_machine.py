@@ -110,6 +110,15 @@ def unit_fails(world: World, worker: Worker, choose: Choose) -> None:
     world.learn(worker, fenced=choose([False, True]))
 
 
+def unit_over_a_join(world: World, worker: Worker, choose: Choose) -> None:
+    """The engine stalls while its unit is on its way; the membership thread joins without it."""
+    world.begin_unit(worker, 1)
+    worker.stalled = True
+    _join(world, worker.name, [Role.STANDBY] * 3, frozenset())
+    worker.stalled = False
+    world.hear_all(worker)
+
+
 def trouble(world: World, worker: Worker, choose: Choose) -> None:
     match choose(["freezes", "stalls", "dies", "nothing", "nothing"]):
         case "freezes":
@@ -145,6 +154,7 @@ MOVES: list[Move] = [
     (lambda worker: worker.following, lambda world, worker, choose: world.follow(worker, choose([1, 2]))),
     (works, lambda world, worker, choose: world.begin_unit(worker, choose([1, 2]))),
     (works, unit_fails),
+    (works, unit_over_a_join),
     (
         lambda worker: worker.unit,
         lambda world, worker, choose: world.end_transaction(worker.name, commits=choose([True, False])),

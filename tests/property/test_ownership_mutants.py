@@ -13,9 +13,11 @@ from app.protocol.ownership import (
     Claiming,
     Effect,
     Event,
+    GivenUp,
     Holding,
     JoinBegun,
     Parted,
+    Paused,
     RestoreEnded,
     Restoring,
     Role,
@@ -146,8 +148,36 @@ def forgets_to_claim(holding: Holding, event: Event) -> Step | None:
 
 def forgets_to_close(holding: Holding, event: Event) -> Step | None:
     match holding, event:
-        case Running(generation), JoinBegun():
+        case Running(generation) | Paused(generation), GivenUp():
             return Step(Parted(generation))
+    return None
+
+
+def goes_on_over_a_gap(holding: Holding, event: Event) -> Step | None:
+    match holding, event:
+        case Paused(generation), Assigned(newest, Role.HOST, previous) if generation == previous:
+            return Step(Running(newest))
+    return None
+
+
+def goes_on_as_a_new_member(holding: Holding, event: Event) -> Step | None:
+    match holding, event:
+        case Paused(), Assigned(newest, Role.HOST, _):
+            return Step(Running(newest))
+    return None
+
+
+def goes_on_with_what_goes_elsewhere(holding: Holding, event: Event) -> Step | None:
+    match holding, event:
+        case Paused(generation), Assigned(newest, Role.STANDBY, previous) if generation == previous == newest - 1:
+            return Step(Running(newest))
+    return None
+
+
+def keeps_memory_that_is_given_up(holding: Holding, event: Event) -> Step | None:
+    match holding, event:
+        case Running(generation), GivenUp():
+            return Step(Paused(generation))
     return None
 
 
@@ -169,6 +199,10 @@ MUTANTS: list[Mutant] = [
     closes_for_ever_after_an_abort,
     forgets_to_claim,
     forgets_to_close,
+    goes_on_over_a_gap,
+    goes_on_as_a_new_member,
+    goes_on_with_what_goes_elsewhere,
+    keeps_memory_that_is_given_up,
 ]
 
 

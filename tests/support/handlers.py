@@ -88,6 +88,17 @@ def gate(_session: AnySession, payload: Payload) -> None:
         time.sleep(0.02)
 
 
+@handler("gate.async")
+async def gate_async(session: AnySession, payload: Payload) -> Payload:
+    """Run while the file is there; a line in another one says that it has begun."""
+    path = Path(payload["path"])
+    with path.with_suffix(".begun").open("a") as file:
+        file.write(f"{session.tenant}\n")
+    while path.exists():  # noqa: ASYNC110, ASYNC240 - a test removes it.
+        await asyncio.sleep(0.02)
+    return {"server": session.server}
+
+
 @handler("exit")
 def exit_worker(_session: AnySession, _payload: Payload) -> None:
     os._exit(1)

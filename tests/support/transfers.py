@@ -61,7 +61,7 @@ class OwnerBench:
         )
         self.owner = Owner(self.context, self.place)
 
-    def post(self, event: Callable[[], None]) -> None:
+    def submit(self, event: Callable[[], None]) -> None:
         """As the engine does it; each event is a unit of work."""
 
         def run() -> None:
@@ -72,7 +72,7 @@ class OwnerBench:
 
     def run(self, event: Callable[[], None]) -> None:
         """The same, and wait until it is committed."""
-        self.post(event)
+        self.submit(event)
         self._loop.submit(lambda: None).result(30)
 
     def commit(self) -> None:
@@ -130,7 +130,7 @@ class BenchDesk:
 
     def call(self, connection: str, fields: dict[str, Any]) -> "Future[dict[str, Any]] | None":
         future: Future[dict[str, Any]] = Future()
-        self.bench.post(lambda: self.bench.owner.call(connection, fields, future))
+        self.bench.submit(lambda: self.bench.owner.call(connection, fields, future))
         return future
 
     def workers(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -68,6 +69,15 @@ class Workshop:
 
     def wake(self) -> None:
         """Nothing sleeps."""
+
+    def submit(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - as the engine does.
+                self.fail(error)
+
+        asyncio.get_running_loop().call_soon(run)
 
     def fail(self, error: BaseException) -> None:
         self.failure = self.failure or error

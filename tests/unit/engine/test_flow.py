@@ -10,19 +10,24 @@ import pytest
 
 from app.engine.fetch import Batch, Chunk
 from app.engine.flow import SETTLE_S, Flow
+from app.engine.offsets import Committed, Partition
 from app.engine.options import EngineOptions
 from app.engine.places import Place, Places
 from app.engine.producer import Answer
 from app.engine.unit_of_work import UNIT_RECORDS, Committer, Submission
 
 INTERVAL_S = 60.0
-WHERE = ("tasks", 0)
+WHERE, OTHER = ("tasks", 0), ("tasks", 1)
 
 
 class Served:
     """A resident that may be busy."""
 
     running = False
+    paused: tuple[Partition, ...] = ()
+
+    def pausing(self) -> tuple[Partition, ...]:
+        return self.paused
 
     def busy(self) -> bool:
         return self.running
@@ -37,6 +42,10 @@ class Served:
         """Nothing waits."""
 
 
+def place_of(name: str, where: Partition, served: Served) -> Any:
+    return SimpleNamespace(name=name, partitions=[where], rows={}, served=served, committed={where: Committed(3, None)})
+
+
 class Bench:
     """A flow of one open place, whose units are answered by the test."""
 
@@ -44,8 +53,10 @@ class Bench:
         self.served = Served()
         self.posted: list[Callable[[], None]] = []
         self.sent: list[Submission] = []
-        place = SimpleNamespace(name="router-0", partitions=[WHERE], rows={}, served=self.served)
-        places = SimpleNamespace(all={"router-0": place}, open=lambda: [place], running=lambda: [place])
+        self.place = place_of("router-0", WHERE, self.served)
+        self.other = place_of("router-1", OTHER, Served())
+        self.open = [self.place]
+        places = SimpleNamespace(all={"router-0": self.place, "router-1": self.other}, open=lambda: self.open)
         options = SimpleNamespace(
             commit_interval=INTERVAL_S,
             kafka={"bootstrap.servers": "127.0.0.1:1", "log_level": 0},
@@ -54,7 +65,6 @@ class Bench:
             incarnation=1,
             max_record_bytes=1_000_000,
         )
-        self.place = place
         self.flow = Flow(
             cast("EngineOptions", options),
             places=cast("Places", places),
@@ -65,6 +75,22 @@ class Bench:
             lost_range=lambda: None,
             failed=lambda error: None,
         )
+
+    def fetches(self) -> tuple[set[Partition], dict[Partition, int]]:
+        """What the fetch thread is to fetch no more, and what it is to fetch from where, since it was asked last."""
+        fetcher = self.flow.fetcher
+        asked = fetcher._remove, fetcher._add
+        fetcher._remove, fetcher._add = set(), {}
+        return asked
+
+    def arrives(self, *partitions: Partition, epoch: int) -> None:
+        """A record of each partition arrives, fetched in this epoch."""
+        batches = [Batch(*where, [cast("Any", object())], 1) for where in partitions]
+        self.flow.fetcher._ahead += 1
+        self.flow._arrived(Chunk(epoch, batches))
+
+    def backlog(self) -> list[list[Partition]]:
+        return [[(batch.topic, batch.partition) for batch in chunk.batches] for chunk in self.flow._backlog]
 
     def write(self) -> None:
         self.flow.unit.offsets[WHERE] = 1
@@ -120,7 +146,8 @@ def test_a_unit_is_not_due_while_another_one_is_on_its_way(bench: Bench) -> None
 
 def test_a_unit_with_more_to_do_is_due_at_its_deadline_or_when_it_is_full(bench: Bench) -> None:
     bench.write()
-    bench.flow._arrived(Chunk(0, [Batch("tasks", 0, [cast("Any", object())], 1)]))
+    bench.flow.fetch()
+    bench.arrives(WHERE, epoch=1)
     assert bench.flow.due_at == bench.flow.unit.deadline == pytest.approx(time.monotonic() + INTERVAL_S, abs=5)
     bench.flow.unit.weight = UNIT_RECORDS
     assert bench.flow.due
@@ -132,3 +159,75 @@ def test_a_unit_waits_for_handlers_that_may_end_within_it(bench: Bench) -> None:
     assert bench.flow.due_at == bench.flow.unit.deadline
     bench.flow.hurry()
     assert bench.flow.due
+
+
+def test_who_opens_another_place_leaves_alone_what_is_fetched(bench: Bench) -> None:
+    bench.flow.fetch()
+    assert bench.fetches() == (set(), {WHERE: 3})
+    bench.arrives(WHERE, epoch=1)
+    bench.flow._positions[WHERE] = 5
+    bench.open.append(bench.other)
+    bench.flow.fetch()
+    assert bench.fetches() == (set(), {OTHER: 3})
+    bench.flow.fetch()
+    assert bench.fetches() == (set(), {})
+    assert bench.backlog() == [[WHERE]]
+
+
+def test_what_was_fetched_of_a_place_that_is_closed_is_dropped_and_nothing_else(bench: Bench) -> None:
+    bench.open.append(bench.other)
+    bench.flow.fetch()
+    bench.fetches()
+    bench.arrives(WHERE, OTHER, epoch=1)
+    bench.arrives(OTHER, epoch=1)
+    bench.flow._positions[OTHER] = 5
+    bench.open.remove(bench.other)
+    bench.flow.leave(bench.other)
+    assert bench.fetches() == ({OTHER}, {})
+    assert bench.backlog() == [[WHERE]]
+    assert bench.flow.fetcher._ahead == 1
+
+    bench.arrives(OTHER, epoch=1)
+    assert bench.backlog() == [[WHERE]], "what is on its way is dropped as well"
+    bench.open.append(bench.other)
+    bench.flow.fetch()
+    assert bench.fetches() == (set(), {OTHER: 3}), "it goes on where the log says"
+    bench.arrives(OTHER, epoch=2)
+    assert bench.backlog() == [[WHERE]], "and what was fetched before that is no part of it"
+    bench.arrives(OTHER, epoch=3)
+    assert bench.backlog() == [[WHERE], [OTHER]]
+
+
+def test_a_place_that_takes_no_more_is_fetched_on_from_where_it_was(bench: Bench) -> None:
+    bench.flow.fetch()
+    bench.fetches()
+    bench.flow._positions[WHERE] = 8
+    bench.arrives(WHERE, epoch=1)
+    bench.served.paused = (WHERE,)
+    bench.flow.check_pauses()
+    assert bench.fetches() == ({WHERE}, {})
+    assert bench.backlog() == []
+    bench.served.paused = ()
+    bench.flow.check_pauses()
+    assert bench.fetches() == (set(), {WHERE: 8})
+
+
+def test_a_change_that_has_not_been_taken_up_is_undone_by_the_next(bench: Bench) -> None:
+    fetcher = bench.flow.fetcher
+    assert fetcher.change((), {WHERE: 1, OTHER: 1}) == 1
+    assert fetcher.change([OTHER], {}) == 2
+    assert bench.fetches() == (set(), {WHERE: 1})
+    fetcher.change([WHERE], {WHERE: 4})
+    fetcher.change([WHERE], {WHERE: 6})
+    assert bench.fetches() == ({WHERE}, {WHERE: 6})
+
+
+def test_only_what_is_still_fetched_can_be_lost(bench: Bench) -> None:
+    lost: list[bool] = []
+    bench.flow._on_lost_range = lambda: lost.append(True)
+    bench.flow.fetch()
+    bench.flow._lost_range(OTHER, 1)
+    bench.flow._lost_range(WHERE, 0)
+    assert not lost
+    bench.flow._lost_range(WHERE, 1)
+    assert lost
