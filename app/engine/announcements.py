@@ -37,11 +37,14 @@ class Announcements:
         self._topic = topic
         self._producer: Producer | None = None
         self._lock = threading.Lock()
+        self._reader: Consumer | None = None
+        self._reading = threading.Lock()
 
     def prepare(self) -> None:
         """Connect ahead of the first announcement: a new producer takes half a second before it sends.
 
-        Who announces is the thread in which everything happens, for all places of the worker. Returns at once.
+        Who announces is the thread in which everything happens, for all places of the worker; and who reads keeps the
+        sessions of a dead host waiting. Returns at once.
         """
         threading.Thread(target=self._connect, name="suspects", daemon=True).start()
 
@@ -50,6 +53,7 @@ class Announcements:
             producer = self._made()
         try:
             producer.list_topics(self._topic, CONNECT_S)
+            self.read()
         except KafkaException as error:
             log.debug("%s: %s", self._topic, error)
 
@@ -98,7 +102,28 @@ class Announcements:
 
     def read(self) -> dict[bytes, bytes]:
         """All announcements that stand now."""
-        consumer = Consumer(
+        with self._reading:
+            reader = self._reader or self._new_reader()
+            self._reader = None
+            try:
+                reader.assign([TopicPartition(self._topic, 0, 0)])
+                found = self._read_all(reader)
+                reader.unassign()
+            except BaseException:
+                reader.close()
+                raise
+            self._reader = reader
+            return found
+
+    def close(self) -> None:
+        """Read nothing more."""
+        with self._reading:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    def _new_reader(self) -> Consumer:
+        return Consumer(
             {
                 **self._config,
                 "group.id": f"{self._topic}-reader",
@@ -107,23 +132,21 @@ class Announcements:
                 "fetch.wait.max.ms": 5,
             }
         )
+
+    def _read_all(self, reader: Consumer) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        try:
-            consumer.assign([TopicPartition(self._topic, 0, 0)])
-            while True:
-                for message in consumer.consume(1, 0.1):
-                    error = message.error()
-                    key, value = message.key(), message.value()
-                    if error is None and key is not None:
-                        if value is None:
-                            found.pop(key, None)
-                        else:
-                            found[key] = value
-                    elif error is None:
-                        log.warning("%s: a record without a key is passed over", self._topic)
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        return found
-                    elif error.fatal() or error.code() in LASTING:
-                        raise KafkaException(error)
-        finally:
-            consumer.close()
+        while True:
+            for message in reader.consume(1, 0.1):
+                error = message.error()
+                key, value = message.key(), message.value()
+                if error is None and key is not None:
+                    if value is None:
+                        found.pop(key, None)
+                    else:
+                        found[key] = value
+                elif error is None:
+                    log.warning("%s: a record without a key is passed over", self._topic)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    return found
+                elif error.fatal() or error.code() in LASTING:
+                    raise KafkaException(error)

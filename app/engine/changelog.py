@@ -27,7 +27,7 @@ WARM_ROWS = 1_000
 """A standby that is at most so many records behind is warm."""
 
 READ_RECORDS = 10_000
-WAIT_S = 0.05
+WAIT_S = 0.02
 
 ASK_S = 60.0
 """How often the broker is asked whether a silent changelog really ends where its rows do."""

@@ -336,7 +336,8 @@ class Engine:
             return
         elif not self.halted:
             self.halted = True
-            self.flow.seal()
+            if self.flow.touched:
+                self.flow.seal()
             self._give_up(join, done)
             return
         else:
@@ -403,3 +404,4 @@ class Engine:
         self.flow.fetcher.stop()
         self.changelog.stop()
         self._committer.stop()
+        self.announcements.close()

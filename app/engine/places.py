@@ -135,6 +135,7 @@ class Places:
         self._claiming: list[Place] = []
         self._reader: OffsetReader | None = None
         self._io = ThreadPoolExecutor(1, thread_name_prefix="offsets")
+        self._suspects = ThreadPoolExecutor(1, thread_name_prefix="suspects")
         self.all = {
             kind.place(number): Place(kind, number, kind.place(number))
             for kind in options.kinds
@@ -258,11 +259,14 @@ class Places:
                 self._reader = OffsetReader(self._options.kafka, self._options.group)
             return call(self._reader)
 
+        return await self._again(self._io, ask)
+
+    async def _again(self, thread: ThreadPoolExecutor, call: Callable[[], Any]) -> Any:
         while True:
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._io, ask)
+                return await asyncio.get_running_loop().run_in_executor(thread, call)
             except KafkaException as error:
-                log.debug("asking for offsets: %s", error)
+                log.debug("asking the broker: %s", error)
                 await asyncio.sleep(0.2)
 
     async def _restore(self, places: list[Place]) -> None:
@@ -272,6 +276,8 @@ class Places:
         partitions = [partition for place in places for partition in place.partitions]
         tags = await self._blocking(lambda reader: reader.tags(partitions))
         await self._fence(tags.values())
+        # What those have announced that are fenced now, read while the rest is asked for.
+        announced = asyncio.ensure_future(self._again(self._suspects, self._engine.announcements.read))
         committed = await self._committed(partitions)
         changelogs = [(rows.topic, rows.partition) for place in places for rows in self._rows(place)]
         ends = await self._blocking(lambda reader: reader.high_watermarks(changelogs))
@@ -279,7 +285,7 @@ class Places:
         stream_ends = await self._blocking(
             lambda reader: reader.high_watermarks(where for place in dead for where in place.partitions)
         )
-        suspicions = await self._blocking(lambda reader: self._engine.announcements.read())
+        suspicions = await announced
         if generation != self._engine.generation:
             return
         for place in places:
@@ -384,3 +390,4 @@ class Places:
         for place in self.all.values():
             self._close(place)
         self._io.shutdown(wait=False, cancel_futures=True)
+        self._suspects.shutdown(wait=False, cancel_futures=True)

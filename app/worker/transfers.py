@@ -121,7 +121,8 @@ class Desk:
         if engine is None:
             return None
         place = engine.places.all[f"{KIND}-{partition_of(connection.encode(), self._routers)}"]
-        return place if place.running else None
+        # During a join it is asked when that has ended.
+        return place if place.resident is not None else None
 
     def workers(self) -> dict[str, str]:
         """The URLs of all workers of the group, by name, as this one knows them."""
