@@ -115,7 +115,7 @@ class Announcements:
             self._reader = reader
             return found
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Read nothing more."""
         with self._reading:
             if self._reader is not None:

@@ -25,7 +25,7 @@ from app.engine.places import Place, Places, Resident
 from app.engine.producer import Answer
 from app.engine.unit_of_work import Committer, Submission, Unit
 from app.errors import FencedError
-from app.protocol.group_data import GroupPlan, MemberData
+from app.protocol.group_data import NO_PLAN, MemberData
 from app.protocol.unit import Tag, died
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,6 @@ STOP_S = 4.0
 """How long a stop waits for the unit that is being committed."""
 
 HOUSEKEEPING_S = 0.5
-
-NO_PLAN = GroupPlan({}, {}, {}, {}, frozenset(), frozenset())
 
 
 class Engine:
@@ -159,7 +157,7 @@ class Engine:
     def died(self, tag: Tag | None) -> bool:
         """Did the owner named by ``tag`` die with work in progress, or has it itself only inherited such work?"""
         workers = self.plan.workers
-        return died(tag, workers, ((name, incarnation) for name, (_, incarnation) in workers.items()))
+        return died(tag, workers, ((name, entry[1]) for name, entry in workers.items()))
 
     def open(self, place: Place) -> None:
         """Serve ``place`` from its committed offsets."""
@@ -374,10 +372,7 @@ class Engine:
         self._rejoin_when_warm = name in word.plan.warmups.values()
         self._committer.allow(word.generation, word.join)
         self.halted = False
-        if self._stop:
-            self.places.leaving(word, name)
-        else:
-            self.places.assigned(word, name)
+        (self.places.leaving if self._stop else self.places.assigned)(word, name)
 
     def _rejoin_if_warm(self) -> None:
         """A place is to come here once its rows are warm here: say so by joining again."""
@@ -394,14 +389,10 @@ class Engine:
         await self._loop.run_in_executor(None, self._membership.leave)
         self.places.close()
         while self._work:
-            # Whoever waits for it is told that the place is closed.
-            self._work.popleft()()
+            self._work.popleft()()  # Whoever waits for it is told that the place is closed.
         await self._loop.run_in_executor(None, self._stop_threads)
         self.options.stores.close()
 
     def _stop_threads(self) -> None:
-        self.janitor.stop()
-        self.flow.fetcher.stop()
-        self.changelog.stop()
-        self._committer.stop()
-        self.announcements.close()
+        for thread in (self.janitor, self.flow.fetcher, self.changelog, self._committer, self.announcements):
+            thread.stop()

@@ -126,6 +126,10 @@ class GroupPlan:
         return frozenset(standby | {place for place, name in self.warmups.items() if name == worker})
 
 
+NO_PLAN = GroupPlan({}, {}, {}, {}, frozenset(), frozenset())
+"""Before the first word of a leader."""
+
+
 def _dump(fields: dict[str, object]) -> bytes:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
 
