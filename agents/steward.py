@@ -37,8 +37,9 @@ class Steward:
         row = rows.get(table.STEWARD)
         self._state: views.State = views.first(context.servers) if row is None else table.decode(row)
         self._changed = False
-        self._token = f"{time.time_ns()}"
-        self._asked = self._looked = False
+        self._token = ""
+        # The last generations of which it has asked to look at the plan, and has.
+        self._asked = self._looked = -1
 
     # -- what comes -----------------------------------------------------------------------------------------------
 
@@ -46,8 +47,8 @@ class Steward:
         """A control record of ``commands[0]``."""
         if not isinstance(said, Look):
             self.step(said)
-        elif said.token == self._token and not self._looked:
-            self._looked = True
+        elif said.token == self._token and self._looked != self._asked == self._context.engine.generation:
+            self._looked = self._asked
             self.step(self._context.seen())
 
     def step(self, event: views.Event) -> None:
@@ -88,18 +89,20 @@ class Steward:
     @property
     def due(self) -> float | None:
         """Unix time at which :meth:`on_time` is wanted."""
-        if not self._asked:
+        if self._asked != self._context.engine.generation:
             return 0.0
-        if not self._looked:
+        if self._looked != self._asked:
             # Who seems to be gone may be back in a plan that was not looked at yet.
             return None
         at = views.due_ms(self._state, self._moment(0))
         return None if at is None else at / 1000
 
     def on_time(self, now: float) -> None:
-        """Ask to look at the plan that this place was opened with; then whatever falls due by time."""
-        if not self._asked:
-            self._asked = True
+        """Ask to look at a plan that is new; then whatever falls due by time."""
+        generation = self._context.engine.generation
+        if self._asked != generation:
+            self._asked = generation
+            self._token = f"{time.time_ns()}"
             key, value = control.encode(Look(self._token))
             where = self._context.engine.unit.output(self._context.names.commands, 0)
             where.append((key, value))

@@ -4,15 +4,16 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agents import alignment
+from agents.router import Router
 from app.handlers import Handler, Session
 from app.protocol import control, holding
 from app.protocol.homes import Seen
-from app.protocol.markers import Leaving
+from app.protocol.markers import Leaving, Look
 from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of, route
 from tables import handoffs, sessions, waiting
@@ -284,7 +285,20 @@ async def until(condition: Callable[[], bool], town: Town) -> None:
     raise AssertionError("it does not come to an end")
 
 
-def test_a_leave_in_good_order_is_no_death() -> None:
+def opened_anew(steward: Any) -> None:
+    steward.restart()
+
+
+def left_alone(steward: Any) -> None:
+    """A new generation, in which the place stays where it is."""
+    steward.engine.generation += 1
+
+
+regrouped = pytest.mark.parametrize("regroup", [opened_anew, left_alone])
+
+
+@regrouped
+def test_a_leave_in_good_order_is_no_death(regroup: Callable[[Any], None]) -> None:
     """The plan without the worker is known before its word of leaving was read: it is not believed until then."""
 
     async def test(town: Town) -> None:
@@ -293,21 +307,22 @@ def test_a_leave_in_good_order_is_no_death() -> None:
         town.seen = Seen({"w1": 1}, ("w1",) * SERVERS, settled=True)
         key, value = control.encode(Leaving("w2", 1))
         town.put(NAMES.commands, 0, key, value)
-        steward.restart()
+        regroup(steward)
         # Timers first: nothing of `commands` was fetched yet.
         steward.resident.on_time(time.time())
         town.quiet()
         assert town.events() == []
         # And who is gone without a word has died.
         town.seen = Seen({"w3": 1}, ("w3",) * SERVERS, settled=True)
-        steward.restart()
+        regroup(steward)
         town.quiet()
         assert names(town)[0] == "worker-lost"
 
     run(test)
 
 
-def test_a_word_of_an_earlier_plan_says_nothing() -> None:
+@regrouped
+def test_a_word_of_an_earlier_plan_says_nothing(regroup: Callable[[Any], None]) -> None:
     """Only the record that this very steward wrote tells it that it has read enough."""
 
     async def test(town: Town) -> None:
@@ -318,7 +333,30 @@ def test_a_word_of_an_earlier_plan_says_nothing() -> None:
         town.put(NAMES.commands, 0, look.key(), look.value())
         key, value = control.encode(Leaving("w2", 1))
         town.put(NAMES.commands, 0, key, value)
-        steward.restart()
+        regroup(steward)
+        town.quiet()
+        assert town.events() == []
+
+    run(test)
+
+
+def test_a_plan_that_came_after_the_word_is_not_believed_by_it() -> None:
+    async def test(town: Town) -> None:
+        town.quiet()
+        steward = town.router()
+        steward.engine.generation += 1
+        steward.resident.on_time(time.time())
+        (look,) = [record for record in steward.engine.records(NAMES.commands) if record["key"] == b"!look"]
+        # Before its own word comes back the group changes again, and a worker is gone whose word stands behind it.
+        steward.engine.generation += 1
+        town.seen = Seen({"w1": 1}, ("w1",) * SERVERS, settled=True)
+        decoded = control.decode_control(look["key"], look["value"])
+        assert isinstance(decoded, Look)
+        stays = cast("Router", steward.resident).steward
+        assert stays is not None
+        stays.take(decoded)
+        key, value = control.encode(Leaving("w2", 1))
+        town.put(NAMES.commands, 0, key, value)
         town.quiet()
         assert town.events() == []
 

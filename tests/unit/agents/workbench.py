@@ -56,6 +56,7 @@ class Workshop:
 
     def __init__(self) -> None:
         self.unit = Unit(60.0)
+        self.generation = 1
         self.failure: BaseException | None = None
         self.failing = False
         self.options = SimpleNamespace(max_record_bytes=LIMIT + INTERNAL_SLACK_BYTES)
