@@ -32,6 +32,13 @@ earlier come again. And what a unit made readable is mostly read within that tim
 worker: a task goes from its router to its server in two units that follow each other, not in the one after the next.
 """
 
+SETTLE_MAX_S = 0.02
+"""Where a commit takes longer than :data:`SETTLE_S`, the next unit waits as long as the last commit took, up to this.
+
+Slow commits are those of a broker or a machine that has too much to do. Many small transactions would be more of it,
+and each of them slower still; so at most about half of the time is spent in them, and each takes more records along.
+"""
+
 PACK_RECORDS = 256
 """After a batch of so many records its outputs are encoded at once, while they are in the processor's caches."""
 
@@ -329,7 +336,8 @@ class Flow:
         if submission.answer is not Answer.COMMITTED:
             self._not_committed(submission)
             return
-        self._settled_at = time.monotonic() + SETTLE_S
+        now = time.monotonic()
+        self._settled_at = now + min(max(SETTLE_S, now - submission.at), SETTLE_MAX_S)
         for rows, _ in submission.rows:
             rows.settled()
         for place in self._places.open():

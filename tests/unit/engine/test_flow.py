@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from app.engine.fetch import Batch, Chunk
-from app.engine.flow import SETTLE_S, Flow
+from app.engine.flow import SETTLE_MAX_S, Flow
 from app.engine.options import EngineOptions
 from app.engine.places import Place, Places
 from app.engine.producer import Answer
@@ -69,11 +69,12 @@ class Bench:
     def write(self) -> None:
         self.flow.unit.offsets[WHERE] = 1
 
-    def commit(self) -> None:
-        """Seal the unit and answer it."""
+    def commit(self, took_s: float = 0.0) -> None:
+        """Seal the unit and answer it, as if after ``took_s``."""
         self.flow.seal()
         (submission,) = self.sent
         self.sent.clear()
+        submission.at -= took_s
         submission.answer = Answer.COMMITTED
         submission.answered(submission)
         for event in self.posted:
@@ -108,7 +109,18 @@ def test_an_idle_unit_waits_until_the_commit_before_has_settled(bench: Bench) ->
     bench.commit()
     committed = time.monotonic()
     bench.write()
-    assert committed < bench.flow.due_at <= committed + SETTLE_S
+    assert committed < bench.flow.due_at <= committed + SETTLE_MAX_S
+
+
+@pytest.mark.parametrize("took_s", [0.01, 5.0])
+def test_after_a_slow_commit_it_waits_as_long_again(bench: Bench, took_s: float) -> None:
+    bench.write()
+    begun = time.monotonic()
+    bench.commit(took_s)
+    committed = time.monotonic()
+    bench.write()
+    assert bench.flow.due_at >= begun + min(took_s, SETTLE_MAX_S)
+    assert bench.flow.due_at <= committed + min(took_s + committed - begun, SETTLE_MAX_S)
 
 
 def test_a_unit_is_not_due_while_another_one_is_on_its_way(bench: Bench) -> None:
