@@ -278,7 +278,6 @@ class Transactions:
     ) -> None:
         if not offsets:
             return
-        passing("before-offsets")
         await self._ask(
             TxnOffsetCommitRequest(self._id, identity, member, _by_topic(offsets.items()), metadata),
             CoordinationType.GROUP,
@@ -288,6 +287,7 @@ class Transactions:
 
     async def _produce(self, batches: Mapping[Partition, Sequence[bytearray]]) -> None:
         """Send all batches, those of a partition in order: one request per broker, and again until all are there."""
+        passing("before-records")
         left = {where: list(reversed(some)) for where, some in batches.items()}
         pauses, busy = _pauses(), _pauses(BUSY_S)
         while left:
