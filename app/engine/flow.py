@@ -33,10 +33,12 @@ worker: a task goes from its router to its server in two units that follow each 
 """
 
 SETTLE_MAX_S = 0.02
-"""Where a commit takes longer than :data:`SETTLE_S`, the next unit waits as long as the last commit took, up to this.
+SLOW_S = 0.01
+SLOW_COMMITS = 3
+"""Where so many commits in a row took longer than :data:`SLOW_S` each, it is longer by twice what is beyond that.
 
-Slow commits are those of a broker or a machine that has too much to do. Many small transactions would be more of it,
-and each of them slower still; so at most about half of the time is spent in them, and each takes more records along.
+They are those of a broker or a machine that has too much to do. Many small transactions would be more of it, and
+each of them slower still; fewer ones take more records along. A single slow commit was a pause that is over.
 """
 
 PACK_RECORDS = 256
@@ -100,6 +102,7 @@ class Flow:
         self._hurried = False
         self._alone = False
         self._settled_at = 0.0
+        self._took = deque([0.0] * SLOW_COMMITS, SLOW_COMMITS)
         self.fetcher = Fetcher(
             options.kafka,
             options.group,
@@ -337,7 +340,8 @@ class Flow:
             self._not_committed(submission)
             return
         now = time.monotonic()
-        self._settled_at = now + min(max(SETTLE_S, now - submission.at), SETTLE_MAX_S)
+        self._took.append(now - submission.at)
+        self._settled_at = now + min(SETTLE_S + 2 * max(0.0, min(self._took) - SLOW_S), SETTLE_MAX_S)
         for rows, _ in submission.rows:
             rows.settled()
         for place in self._places.open():
