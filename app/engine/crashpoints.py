@@ -15,7 +15,7 @@ from typing import Literal
 
 Point = Literal[
     "before-changelog",
-    "before-offsets",
+    "before-records",
     "before-commit",
     "after-commit",
     "in-restore",

@@ -32,6 +32,15 @@ earlier come again. And what a unit made readable is mostly read within that tim
 worker: a task goes from its router to its server in two units that follow each other, not in the one after the next.
 """
 
+SETTLE_MAX_S = 0.02
+SLOW_S = 0.01
+SLOW_COMMITS = 3
+"""Where so many commits in a row took longer than :data:`SLOW_S` each, it is longer by twice what is beyond that.
+
+They are those of a broker or a machine that has too much to do. Many small transactions would be more of it, and
+each of them slower still; fewer ones take more records along. A single slow commit was a pause that is over.
+"""
+
 PACK_RECORDS = 256
 """After a batch of so many records its outputs are encoded at once, while they are in the processor's caches."""
 
@@ -88,12 +97,12 @@ class Flow:
         self._backlog: deque[Chunk] = deque()
         self._positions: dict[Partition, int] = {}
         self._paused: frozenset[Partition] = frozenset()
-        # What is fetched, and from which epoch on.
-        self._fetched: dict[Partition, int] = {}
+        self._fetched_since: dict[Partition, int] = {}
         self._unit_number = 0
         self._hurried = False
         self._alone = False
         self._settled_at = 0.0
+        self._took = deque([0.0] * SLOW_COMMITS, SLOW_COMMITS)
         self.fetcher = Fetcher(
             options.kafka,
             options.group,
@@ -161,7 +170,7 @@ class Flow:
 
     def _sift(self) -> None:
         """Drop from the backlog what was fetched of partitions that have been taken away since."""
-        since, left = self._fetched, deque[Chunk]()
+        since, left = self._fetched_since, deque[Chunk]()
         for chunk in self._backlog:
             chunk.batches = [
                 batch for batch in chunk.batches if since.get((batch.topic, batch.partition), math.inf) <= chunk.epoch
@@ -174,7 +183,7 @@ class Flow:
 
     def _lost_range(self, where: Partition, epoch: int) -> None:
         """The topic no longer has what comes next here: a successor truncated it behind its work, or retention did."""
-        if self._fetched.get(where, math.inf) <= epoch:
+        if self._fetched_since.get(where, math.inf) <= epoch:
             self._on_lost_range()
 
     def fetch(self) -> None:
@@ -189,16 +198,13 @@ class Flow:
                 offset = self._positions.setdefault(where, entry.offset or 0)
                 if where not in self._paused:
                     wanted[where] = offset
-        gone = self._fetched.keys() - wanted.keys()
-        fresh = {where: offset for where, offset in wanted.items() if where not in self._fetched}
+        gone = self._fetched_since.keys() - wanted.keys()
+        fresh = {where: offset for where, offset in wanted.items() if where not in self._fetched_since}
         if not (gone or fresh):
             return
         epoch = self.fetcher.change(gone, fresh)
-        for where in gone:
-            del self._fetched[where]
-        self._fetched.update(dict.fromkeys(fresh, epoch))
-        if gone:
-            self._sift()
+        self._fetched_since = {where: self._fetched_since.get(where, epoch) for where in wanted}
+        self._sift()
 
     def check_pauses(self) -> None:
         """Stop fetching for places that take no more for now, and start again when they do."""
@@ -353,7 +359,9 @@ class Flow:
         if submission.answer is not Answer.COMMITTED:
             self._not_committed(submission)
             return
-        self._settled_at = time.monotonic() + SETTLE_S
+        now = time.monotonic()
+        self._took.append(now - submission.at)
+        self._settled_at = now + min(SETTLE_S + 2 * max(0.0, min(self._took) - SLOW_S), SETTLE_MAX_S)
         for rows, _ in submission.rows:
             rows.settled()
         for place in self._places.open():

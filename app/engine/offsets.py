@@ -6,7 +6,7 @@ doubles records.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,27 @@ class Committed:
     offset: int | None
     tag: Tag | None
     fresh: bool = False
+
+
+class Asked:
+    """Offsets on their way from the broker."""
+
+    def __init__(self, answers: Mapping[Partition, Any], unanswered: Callable[[], None]) -> None:
+        self._answers = answers
+        self._unanswered = unanswered
+
+    @property
+    def done(self) -> bool:
+        """Is :meth:`result` there without a wait?"""
+        return all(future.done() for future in self._answers.values())
+
+    def result(self) -> dict[Partition, int]:
+        """The offset of each partition; raises KafkaException when the broker does not answer."""
+        try:
+            return {where: future.result().offset for where, future in self._answers.items()}
+        except KafkaException:
+            self._unanswered()
+            raise
 
 
 class OffsetReader:
@@ -77,28 +98,33 @@ class OffsetReader:
 
     def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still has."""
-        return self._list(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        return self._ask(partitions, OffsetSpec.earliest()).result()  # type: ignore[no-untyped-call]
 
     def high_watermarks(self, partitions: Iterable[Partition], timeout: float | None = None) -> dict[Partition, int]:
         """The end of each partition, open transactions included: a restore must reach it."""
-        return self._list(partitions, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
+        return self.ask_high_watermarks(partitions, timeout).result()
 
-    def _list(self, partitions: Iterable[Partition], spec: Any, timeout: float | None = None) -> dict[Partition, int]:
+    def ask_high_watermarks(self, partitions: Iterable[Partition], timeout: float | None = None) -> Asked:
+        """As :meth:`high_watermarks`, without waiting for the answer."""
+        return self._ask(partitions, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
+
+    def _ask(self, partitions: Iterable[Partition], spec: Any, timeout: float | None = None) -> Asked:
         wanted = {TopicPartition(t, p): spec for t, p in partitions}
         if not wanted:
-            return {}
-        try:
-            answers = self._admin.list_offsets(
-                wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout or self._timeout
-            )
-            return {(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
-        except KafkaException:
-            # The client goes on using a leader epoch from before a broker's restart: only a new one asks anew. But a
-            # new one needs some time to connect.
-            if time.monotonic() - self._admin_made > CONNECT_S:
-                self._admin = AdminClient(self._config)
-                self._admin_made = time.monotonic()
-            raise
+            return Asked({}, self._unanswered)
+        answers = self._admin.list_offsets(
+            wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout or self._timeout
+        )
+        return Asked({(entry.topic, entry.partition): future for entry, future in answers.items()}, self._unanswered)
+
+    def _unanswered(self) -> None:
+        """The client goes on using a leader epoch from before a broker's restart: only a new one asks anew.
+
+        But a new one needs some time to connect.
+        """
+        if time.monotonic() - self._admin_made > CONNECT_S:
+            self._admin = AdminClient(self._config)
+            self._admin_made = time.monotonic()
 
     def close(self) -> None:
         self._consumer.close()

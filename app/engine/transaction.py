@@ -1,11 +1,15 @@
 """Transactions as the worker needs them: everything of a unit at once, with as few requests as there can be.
 
-    partitions, group ──┬──▶ records of all partitions, a request per broker ──┐
-                        └──▶ offsets ───────────────────────────────────────────┴──▶ end
+    partitions, group ──┬──▶ offsets ───────────────────────────────────────────┬──▶ end
+                        └──▶ records of all partitions, a request per broker ──┘
 
 The first two leave together, over one connection, whose requests the coordinator answers one after the other. It is
 busy for a moment with each of them; while it is, leaders cannot ask it whether records belong to a transaction, which
 they do for all, and refuse them for a while: so the records wait for both answers.
+
+A broker asks for offsets as well as for records, and drops a question when another one about the same transaction comes
+before it has left (KIP-890, AddPartitionsToTxnManager): whoever waits for the first is told to come again. So the
+offsets go first. They are the smaller request, and come again while the records are being written.
 
 Until the end is asked for nothing can have been committed, whatever went wrong; from then on only the coordinator
 knows. In both cases the identity is given up: a new one ends what is open and fences every late request, so that no
@@ -47,10 +51,16 @@ ACKNOWLEDGE_MS: Final = 5_000
 RETRY_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Between attempts of a request that may succeed later; the last one stays."""
 
+BUSY_S: Final = (0.002, 0.002, *RETRY_S)
+"""The same where the broker that was asked is the right one, and only has to be asked again."""
+
 ENDING_S: Final = 0.002
 """Between two questions whether the markers of the transaction before have been written."""
 
 CLOSE_S: Final = 1.0
+
+_BUSY: Final = frozenset({19})
+"""Not enough replicas; also what a leader says when it could not ask whether the records belong to the transaction."""
 
 _WRITTEN: Final = frozenset({0, 46})
 """Codes for a batch that is in the log: no error, and a sequence number that the broker has seen before."""
@@ -193,8 +203,8 @@ class Transactions:
                 if offsets:
                     together.create_task(self._register_group(identity, member.group))
             async with asyncio.TaskGroup() as together:
-                together.create_task(self._produce(batches))
                 together.create_task(self._commit_offsets(identity, offsets, metadata, member))
+                together.create_task(self._produce(batches))
         except (ExceptionGroup, kafka_errors.KafkaError, OSError) as error:
             cause = _first(error)
             if not isinstance(cause, kafka_errors.KafkaError | OSError):
@@ -268,7 +278,6 @@ class Transactions:
     ) -> None:
         if not offsets:
             return
-        passing("before-offsets")
         await self._ask(
             TxnOffsetCommitRequest(self._id, identity, member, _by_topic(offsets.items()), metadata),
             CoordinationType.GROUP,
@@ -278,12 +287,13 @@ class Transactions:
 
     async def _produce(self, batches: Mapping[Partition, Sequence[bytearray]]) -> None:
         """Send all batches, those of a partition in order: one request per broker, and again until all are there."""
+        passing("before-records")
         left = {where: list(reversed(some)) for where, some in batches.items()}
-        pauses = _pauses()
+        pauses, busy = _pauses(), _pauses(BUSY_S)
         while left:
             requests = self._requests(left)
             answers = await asyncio.gather(*(self._send(node, parts) for node, parts in requests.items()))
-            wrong = not requests
+            codes = set()
             for where, code in (entry for answer in answers for entry in answer):
                 if code in _WRITTEN:
                     left[where].pop()
@@ -291,8 +301,10 @@ class Transactions:
                         del left[where]
                 else:
                     _check(code)
-                    wrong = True
-            if wrong:
+                    codes.add(code)
+            if codes and codes <= _BUSY:
+                await asyncio.sleep(next(busy))
+            elif codes or not requests:
                 await asyncio.sleep(next(pauses))
                 await self._client.force_metadata_update()
 
@@ -324,7 +336,7 @@ class Transactions:
         Raises:
             KafkaError: it refuses for good.
         """
-        pauses = _pauses()
+        pauses, busy = _pauses(), _pauses(BUSY_S)
         while True:
             try:
                 node = self._coordinators.get(kind)
@@ -337,6 +349,8 @@ class Transactions:
                 return
             except kafka_errors.ConcurrentTransactions:
                 await asyncio.sleep(ENDING_S)
+            except kafka_errors.GroupLoadInProgressError:
+                await asyncio.sleep(next(busy))
             except (kafka_errors.KafkaError, AssertionError) as error:
                 if not _retriable(error):
                     raise
@@ -355,8 +369,8 @@ async def _within(work: Awaitable[Value], timeout_s: float) -> Value:
         return await work
 
 
-def _pauses() -> Iterator[float]:
-    return chain(RETRY_S, repeat(RETRY_S[-1]))
+def _pauses(seconds: Sequence[float] = RETRY_S) -> Iterator[float]:
+    return chain(seconds, repeat(seconds[-1]))
 
 
 def _by_topic(entries: Iterable[tuple[Partition, Value]]) -> dict[str, list[tuple[int, Value]]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
+from app.engine.checkpoints import Checkpoints
 from app.engine.offsets import OffsetReader, Partition
 from app.engine.producer import Answer, Sealed, TransactionalProducer
 from app.engine.table import Rows
@@ -23,12 +24,6 @@ UNIT_RECORDS = 50_000
 
 UNIT_BYTES = 64 * 2**20
 """The same for the bytes of both, so that a unit of large records stays well below the producer's queue."""
-
-CHECKPOINT_S = 5.0
-"""How often stores learn a changelog position, which bounds what a local restart replays."""
-
-POSITIONS_S = 1.0
-"""How long a commit is held up at most to learn such positions: it may be one that a rebalance waits for."""
 
 STOP_S = 2.0
 """How long the end of a worker waits for a commit that the broker does not answer."""
@@ -192,7 +187,7 @@ class Committer:
         self._gate = threading.Lock()
         self._generation: int | None = None
         self._blocked = 0
-        self._checkpoint = time.monotonic() + CHECKPOINT_S
+        self._checkpoints = Checkpoints(self._offsets)
         self._left_behind = False
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="commit", daemon=True)
@@ -268,7 +263,8 @@ class Committer:
             allowed = submission.generation == self._generation
         if not allowed:
             return Answer.REFUSED
-        positions = self._positions([rows for rows, _ in submission.rows], submission.checkpoint)
+        changelogs = [(rows.topic, rows.partition) for rows, _ in submission.rows]
+        positions = self._checkpoints.positions(changelogs, submission.generation, last=submission.checkpoint)
         answer = self._producer.commit(submission.unit)
         if answer is Answer.COMMITTED and not self._left_behind:
             for rows, changes in submission.rows:
@@ -277,17 +273,3 @@ class Committer:
                 if position is not None:
                     rows.store.confirm()
         return answer
-
-    def _positions(self, rows: Sequence[Rows], now: bool) -> dict[Partition, int]:
-        """Positions that the stores may note with this unit, now and then.
-
-        They are read before the commit: if it is accepted, this worker was the only writer up to then, and all that
-        it wrote below them is applied already.
-        """
-        if not rows or (time.monotonic() < self._checkpoint and not now):
-            return {}
-        self._checkpoint = time.monotonic() + CHECKPOINT_S
-        try:
-            return self._offsets.high_watermarks(((entry.topic, entry.partition) for entry in rows), POSITIONS_S)
-        except Exception:  # noqa: BLE001 - only a saving: without it a restart replays more.
-            return {}

@@ -46,7 +46,7 @@ def test_all_parties_killed_at_random(workers: Workers, programs: Programs) -> N
     audit(workers, names, 30)
 
 
-UNIT_POINTS = ("before-changelog", "before-offsets", "before-commit", "after-commit")
+UNIT_POINTS = ("before-changelog", "before-records", "before-commit", "after-commit")
 
 
 @pytest.mark.settings(**SETTINGS)

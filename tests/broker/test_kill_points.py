@@ -10,7 +10,7 @@ from tests.support.load import Load, Plan
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
-UNIT_POINTS = ("before-changelog", "before-offsets", "before-commit", "after-commit")
+UNIT_POINTS = ("before-changelog", "before-records", "before-commit", "after-commit")
 AFTERWARDS = 600
 """Tasks that are sent when the faults are over."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,3 +205,33 @@ def test_answers_that_are_lost_are_asked_for_again(bench: Bench, monkeypatch: py
     bench.write(transactions, {(bench.topic, 0): records(b"4")}, offsets={(bench.topic, 0): 3})
     assert [message.value() for message in bench.read()[0]] == [b"1", b"2", b"3", b"4"]
     assert {"AddPartitionsToTxnRequest", "ProduceRequest", "TxnOffsetCommitRequest", "EndTxnRequest"} <= set(lost)
+
+
+def test_a_broker_that_is_busy_is_asked_again_and_nobody_else(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the right one: neither the leaders nor the coordinator are asked for anew."""
+    transactions = bench.transactions()
+    bench.write(transactions, {(bench.topic, 0): records(b"1")}, offsets={(bench.topic, 1): 1})
+    client = transactions._client
+    send: Callable[..., Any] = client.send
+    told: list[str] = []
+
+    async def busy(node: int, request: Any, **more: Any) -> Any:
+        name = type(request).__name__
+        if name in ("ProduceRequest", "TxnOffsetCommitRequest") and told.count(name) < 3:
+            told.append(name)
+            return SimpleNamespace(topics=[(bench.topic, [(0, 19)])], errors=[(bench.topic, [(1, 14, {})], {})])
+        return await send(node, request, **more)
+
+    async def unwanted(*_given: Any) -> None:
+        raise RuntimeError("nothing has moved")
+
+    monkeypatch.setattr(client, "send", busy)
+    monkeypatch.setattr(client, "force_metadata_update", unwanted)
+    monkeypatch.setattr(client, "coordinator_lookup", unwanted)
+    bench.write(transactions, {(bench.topic, 0): records(b"2")}, offsets={(bench.topic, 1): 2})
+    assert [message.value() for message in bench.read()[0]] == [b"1", b"2"]
+    assert sorted(told) == ["ProduceRequest"] * 3 + ["TxnOffsetCommitRequest"] * 3
+    assert told[0] == "TxnOffsetCommitRequest"
+    reader = OffsetReader(bench.config, bench.name)
+    assert reader.committed([(bench.topic, 1)])[bench.topic, 1].offset == 2
+    reader.close()

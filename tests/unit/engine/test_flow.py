@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from app.engine.fetch import Batch, Chunk
-from app.engine.flow import SETTLE_S, Flow
+from app.engine.flow import SETTLE_MAX_S, SETTLE_S, SLOW_COMMITS, SLOW_S, Flow
 from app.engine.offsets import Committed, Partition
 from app.engine.options import EngineOptions
 from app.engine.places import Place, Places
@@ -95,11 +95,12 @@ class Bench:
     def write(self) -> None:
         self.flow.unit.offsets[WHERE] = 1
 
-    def commit(self) -> None:
-        """Seal the unit and answer it."""
+    def commit(self, took_s: float = 0.0) -> None:
+        """Seal the unit and answer it, as if after ``took_s``."""
         self.flow.seal()
         (submission,) = self.sent
         self.sent.clear()
+        submission.at -= took_s
         submission.answer = Answer.COMMITTED
         submission.answered(submission)
         for event in self.posted:
@@ -134,7 +135,31 @@ def test_an_idle_unit_waits_until_the_commit_before_has_settled(bench: Bench) ->
     bench.commit()
     committed = time.monotonic()
     bench.write()
-    assert committed < bench.flow.due_at <= committed + SETTLE_S
+    assert committed < bench.flow.due_at <= committed + SETTLE_MAX_S
+
+
+@pytest.mark.parametrize(("took_s", "least_s"), [(SLOW_S, SETTLE_S), (0.015, 0.013), (5.0, SETTLE_MAX_S)])
+def test_after_slow_commits_it_waits_longer(bench: Bench, took_s: float, least_s: float) -> None:
+    for _ in range(SLOW_COMMITS - 1):
+        bench.write()
+        bench.commit(took_s)
+    bench.write()
+    begun = time.monotonic()
+    bench.commit(took_s)
+    committed = time.monotonic()
+    bench.write()
+    assert begun + least_s - 1e-6 <= bench.flow.due_at
+    assert bench.flow.due_at <= committed + min(least_s + 2 * (committed - begun), SETTLE_MAX_S) + 1e-6
+
+
+def test_a_single_slow_commit_makes_nobody_wait(bench: Bench) -> None:
+    begun = time.monotonic()
+    for took_s in (5.0, 0.0, 5.0, 5.0):
+        bench.write()
+        bench.commit(took_s)
+    committed = time.monotonic()
+    bench.write()
+    assert bench.flow.due_at <= committed + SETTLE_S + 2 * max(0.0, committed - begun - SLOW_S)
 
 
 def test_a_unit_is_not_due_while_another_one_is_on_its_way(bench: Bench) -> None:

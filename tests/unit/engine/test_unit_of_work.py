@@ -8,9 +8,7 @@ from collections.abc import Iterator
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatch
 
-from app.engine.stores.memory import MemoryStore
-from app.engine.table import Rows
-from app.engine.unit_of_work import POSITIONS_S, STOP_S, UNIT_BYTES, UNIT_RECORDS, Committer, Unit
+from app.engine.unit_of_work import STOP_S, UNIT_BYTES, UNIT_RECORDS, Committer, Unit
 from app.engine.wire import Identity
 
 SLACK_S = 2.0
@@ -80,13 +78,6 @@ def committer(failures: list[BaseException]) -> Iterator[Committer]:
         made = Committer(NOBODY, client=client, transactional_id="t", group="g", failed=failures.append)
         yield made
         made.stop()
-
-
-def test_positions_hold_up_no_commit_for_long(committer: Committer) -> None:
-    """They are asked for in front of the commit that a rebalance waits for."""
-    begun = time.monotonic()
-    assert committer._positions([Rows(MemoryStore(), "ns.sessions-changelog", 0)], now=True) == {}
-    assert time.monotonic() - begun < POSITIONS_S + SLACK_S
 
 
 def test_a_stop_waits_for_no_broker(committer: Committer, failures: list[BaseException]) -> None:
