@@ -21,6 +21,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from app.engine.offsets import OffsetReader, Partition
+from app.engine.tails import Tail, Tails
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Janitor(threading.Thread):
         self._admin = AdminClient(self._config)
         # Not the administrator's call for it: that one ends the process when the coordinator is away (librdkafka#5040).
         self._offsets = OffsetReader(self._config, group)
+        self._tails = Tails(self._config, group)
+        self._reached: dict[Partition, int] = {}
         self._streams = streams
         self._truncated = truncated
         self._committed: dict[Partition, int] = {}
@@ -150,11 +153,18 @@ class Janitor(threading.Thread):
         )
         reached = self._offsets.latest(self._streams)
         lags: dict[Partition, int] = {}
+        standing: list[Tail] = []
         for entry, future in ends.items():
             where = (entry.topic, entry.partition)
+            end, offset = future.result().offset, reached[where].offset or 0
             # The last record of a stream that is written in transactions is the marker of the last one.
             markers = 1 if entry.topic in self._truncated else 0
-            lags[where] = max(0, future.result().offset - (reached[where].offset or 0) - markers)
+            lags[where] = max(0, end - offset - markers)
+            if lags[where] and self._reached.get(where) == offset:
+                standing.append(Tail(where, offset, end))
+            self._reached[where] = offset
+        for where in self._tails.empty(standing):
+            lags[where] = 0
         self.lags, self.measured_at = lags, time.monotonic()
 
     def _truncate(self) -> None:

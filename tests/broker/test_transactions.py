@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from aiokafka import errors as kafka_errors
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from app.engine.janitor import Janitor
 from app.engine.offsets import OffsetReader, Partition
 from app.engine.transaction import NotWrittenError, Transactions
 from app.engine.wire import BATCH_BYTES, Batches, Member
@@ -204,3 +205,34 @@ def test_answers_that_are_lost_are_asked_for_again(bench: Bench, monkeypatch: py
     bench.write(transactions, {(bench.topic, 0): records(b"4")}, offsets={(bench.topic, 0): 3})
     assert [message.value() for message in bench.read()[0]] == [b"1", b"2", b"3", b"4"]
     assert {"AddPartitionsToTxnRequest", "ProduceRequest", "TxnOffsetCommitRequest", "EndTxnRequest"} <= set(lost)
+
+
+def test_what_a_transaction_leaves_behind_is_no_lag(bench: Bench) -> None:
+    """A worker whose stream ends with an aborted transaction has nothing to do, and must not look stuck."""
+    producer = Producer({**bench.config, "transactional.id": bench.name})
+    producer.init_transactions(TIMEOUT_S)
+
+    def write(count: int, end: Callable[[float], None]) -> None:
+        producer.begin_transaction()
+        for _ in range(count):
+            producer.produce(bench.topic, b"x", partition=0)
+        assert producer.flush(TIMEOUT_S) == 0
+        end(TIMEOUT_S)
+
+    write(2, producer.commit_transaction)
+    write(3, producer.abort_transaction)
+    group = f"{bench.name}.group"
+    reader = Consumer({**bench.config, "group.id": group, "enable.auto.commit": False})
+    reader.commit(offsets=[TopicPartition(bench.topic, 0, 2)], asynchronous=False)
+    reader.close()
+    where = (bench.topic, 0)
+    janitor = Janitor(bench.config, group, streams=[where], truncated=frozenset())
+    janitor._measure()
+    # Two markers and three records; who has just moved is not looked at any closer.
+    assert janitor.lags == {where: 5}
+    janitor._measure()
+    assert janitor.lags == {where: 0}
+    write(1, producer.commit_transaction)
+    for _ in range(2):
+        janitor._measure()
+        assert janitor.lags[where] > 0

@@ -218,6 +218,7 @@ def test_kubernetes_settings_are_ones_that_a_worker_takes() -> None:
     settings = worker_settings({**manifest("ConfigMap")["data"], **secret, **own})
     assert settings.store == "rocksdb"
     assert settings.security_protocol == "SASL_SSL"
+    assert template["enableServiceLinks"] is False
     assert worker_name([argument.replace("$(POD_NAME)", "holdfast-0") for argument in worker["args"]]) == "holdfast-0"
     mounts = {mount["mountPath"] for mount in worker["volumeMounts"]}
     assert str(Path(settings.ssl_ca_location).parent) in mounts
