@@ -11,7 +11,7 @@ from tests.support.cluster import wait_for
 from tests.support.compose import GRAFANA, PROMETHEUS, WORKERS, Compose, available, panels
 from tests.support.reasons import NO_COMPOSE
 
-pytestmark = [pytest.mark.soak, pytest.mark.skipif(not available(), reason=NO_COMPOSE)]
+pytestmark = pytest.mark.soak
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 BOARD: Final = json.loads((DEPLOY / "grafana" / "holdfast.json").read_text())
@@ -63,6 +63,8 @@ QUIET: Final = {
 
 
 def test_the_project_serves_through_the_loss_of_a_broker_and_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    if not available():
+        pytest.skip(NO_COMPOSE)
     with Compose() as compose:
         compose.wait_ready()
         compose.run("exec", "-T", "w1", "holdfast", "topics", "check")
