@@ -10,15 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from confluent_kafka import (
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from app.engine.offsets import OffsetReader, Partition
 from app.engine.tails import Tail, Tails
@@ -145,20 +139,14 @@ class Janitor(threading.Thread):
         self._offsets.close()
 
     def _measure(self) -> None:
-        wanted = [TopicPartition(topic, partition) for topic, partition in self._streams]
-        ends = self._admin.list_offsets(
-            {entry: OffsetSpec.latest() for entry in wanted},  # type: ignore[no-untyped-call]
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=5,
-        )
+        ends = self._offsets.ends(self._streams)
         reached = self._offsets.latest(self._streams)
         lags: dict[Partition, int] = {}
         standing: list[Tail] = []
-        for entry, future in ends.items():
-            where = (entry.topic, entry.partition)
-            end, offset = future.result().offset, reached[where].offset or 0
+        for where, end in ends.items():
+            offset = reached[where].offset or 0
             # The last record of a stream that is written in transactions is the marker of the last one.
-            markers = 1 if entry.topic in self._truncated else 0
+            markers = 1 if where[0] in self._truncated else 0
             lags[where] = max(0, end - offset - markers)
             if lags[where] and self._reached.get(where) == offset:
                 standing.append(Tail(where, offset, end))

@@ -10,9 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaException,
+    TopicPartition,
+)
 
 from app.protocol.unit import Tag
 
@@ -42,12 +47,13 @@ class OffsetReader:
 
     def __init__(self, config: Mapping[str, Any], group: str, *, timeout: float = 5.0) -> None:
         self._timeout = timeout
-        options = {**config, "group.id": group, "enable.auto.commit": False}
-        self._consumer = Consumer({**options, "isolation.level": "read_committed"})
-        self._hasty = Consumer({**options, "isolation.level": "read_uncommitted"})
-        self._config = dict(config)
-        self._admin = AdminClient(self._config)
-        self._admin_made = time.monotonic()
+        self._options = {**config, "group.id": group, "enable.auto.commit": False}
+        self._connect()
+
+    def _connect(self) -> None:
+        self._consumer = Consumer({**self._options, "isolation.level": "read_committed"})
+        self._hasty = Consumer({**self._options, "isolation.level": "read_uncommitted"})
+        self._made = time.monotonic()
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         """The stable committed offset of each partition; raises KafkaException when the broker does not answer."""
@@ -65,9 +71,7 @@ class OffsetReader:
         if not partitions:
             return {}
         found = consumer.committed([TopicPartition(t, p) for t, p in partitions], self._timeout)
-        for entry in found:
-            if entry.error is not None:
-                raise KafkaException(entry.error)
+        _raise_first(found)
         return {
             (entry.topic, entry.partition): Committed(
                 None if entry.offset == OFFSET_INVALID else entry.offset, Tag.parse(entry.metadata)
@@ -77,29 +81,43 @@ class OffsetReader:
 
     def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still has."""
-        return self._list(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        return self._list(partitions, OFFSET_BEGINNING, stable=False)
 
     def high_watermarks(self, partitions: Iterable[Partition], timeout: float | None = None) -> dict[Partition, int]:
         """The end of each partition, open transactions included: a restore must reach it."""
-        return self._list(partitions, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
+        return self._list(partitions, OFFSET_END, timeout, stable=False)
 
-    def _list(self, partitions: Iterable[Partition], spec: Any, timeout: float | None = None) -> dict[Partition, int]:
-        wanted = {TopicPartition(t, p): spec for t, p in partitions}
+    def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The end of each partition for who reads committed records only."""
+        return self._list(partitions, OFFSET_END, stable=True)
+
+    def _list(
+        self, partitions: Iterable[Partition], which: int, timeout: float | None = None, *, stable: bool
+    ) -> dict[Partition, int]:
+        # The protocol has times for the two ends. The administrator's call for the same ends the process by an
+        # assertion (eonce->refcnt > 0) when a broker goes away at the wrong moment.
+        wanted = [TopicPartition(topic, partition, which) for topic, partition in partitions]
         if not wanted:
             return {}
+        consumer = self._consumer if stable else self._hasty
         try:
-            answers = self._admin.list_offsets(
-                wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout or self._timeout
-            )
-            return {(tp.topic, tp.partition): future.result().offset for tp, future in answers.items()}
+            found = consumer.offsets_for_times(wanted, timeout or self._timeout)
+            _raise_first(found)
         except KafkaException:
             # The client goes on using a leader epoch from before a broker's restart: only a new one asks anew. But a
             # new one needs some time to connect.
-            if time.monotonic() - self._admin_made > CONNECT_S:
-                self._admin = AdminClient(self._config)
-                self._admin_made = time.monotonic()
+            if time.monotonic() - self._made > CONNECT_S:
+                self.close()
+                self._connect()
             raise
+        return {(entry.topic, entry.partition): entry.offset for entry in found}
 
     def close(self) -> None:
         self._consumer.close()
         self._hasty.close()
+
+
+def _raise_first(found: Iterable[TopicPartition]) -> None:
+    for entry in found:
+        if entry.error is not None:
+            raise KafkaException(entry.error)

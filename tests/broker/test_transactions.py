@@ -236,3 +236,22 @@ def test_what_a_transaction_leaves_behind_is_no_lag(bench: Bench) -> None:
     for _ in range(2):
         janitor._measure()
         assert janitor.lags[where] > 0
+
+
+def test_the_ends_of_a_partition(bench: Bench) -> None:
+    where = (bench.topic, 1)
+    reader = OffsetReader(bench.config, bench.name)
+    producer = Producer({**bench.config, "transactional.id": bench.name})
+    producer.init_transactions(TIMEOUT_S)
+    producer.begin_transaction()
+    producer.produce(bench.topic, b"x", partition=1)
+    assert producer.flush(TIMEOUT_S) == 0
+    told = (reader.starts([where])[where], reader.ends([where])[where], reader.high_watermarks([where])[where])
+    assert told == (0, 0, 1)
+    producer.commit_transaction(TIMEOUT_S)
+    AdminClient(bench.config).delete_records([TopicPartition(bench.topic, 1, 1)])[
+        TopicPartition(bench.topic, 1, 1)
+    ].result(TIMEOUT_S)
+    told = (reader.starts([where])[where], reader.ends([where])[where], reader.high_watermarks([where])[where])
+    assert told == (1, 2, 2)
+    reader.close()
