@@ -53,6 +53,8 @@ class Compose:
 
     def __enter__(self) -> Self:
         try:
+            # What an interrupted run has left behind is not this one's.
+            self.run("down", "--volumes")
             self.run("up", "--detach", "--quiet-pull")
         except BaseException:
             self.__exit__(None, None, None)
