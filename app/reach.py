@@ -5,10 +5,12 @@ reason goes to a callback. So after such a call, one more connection is made who
 """
 
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._metadata import ClusterMetadata, TopicMetadata
 
 from app.errors import BrokerUnreachableError, ConfigurationError, HoldfastError
 from app.settings import Settings, kafka_config, require_bootstrap
@@ -60,6 +62,24 @@ def unreachable(settings: Settings, detail: str) -> HoldfastError:
     if {error.code() for error in heard} == {KafkaError._ALL_BROKERS_DOWN}:
         return BrokerUnreachableError(bootstrap, detail, advice=_CLOSED)
     return BrokerUnreachableError(bootstrap, detail)
+
+
+def each_broker(settings: Settings, metadata: ClusterMetadata) -> Iterator[Settings]:
+    """Yield settings for each broker alone; none if there is only one."""
+    if len(metadata.brokers) > 1:
+        for broker in metadata.brokers.values():
+            host = f"[{broker.host}]" if ":" in str(broker.host) else broker.host
+            yield settings.model_copy(update={"bootstrap": f"{host}:{broker.port}"})
+
+
+def topics_at(settings: Settings) -> Mapping[str, TopicMetadata] | None:
+    """The topics that the broker of the settings knows; None if it does not answer."""
+    try:
+        # A new client has no other broker to ask.
+        client = AdminClient({**kafka_config(settings), "log_level": 0})
+        return client.list_topics(timeout=PROBE_S).topics
+    except KafkaException:
+        return None
 
 
 def _listen(settings: Settings) -> list[KafkaError]:

@@ -6,6 +6,7 @@ environment. The names of the fields are the names of the variables in lower cas
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -340,8 +341,17 @@ def _suggestion(name: str) -> str:
     return f": did you mean {close[0]!r}?" if close else ": `holdfast doctor` prints all settings"
 
 
+def typing_errors() -> list[tuple[str, str]]:
+    """Variables of the environment that look like settings and are none, and the settings that were probably meant."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    close = ((name, difflib.get_close_matches(name, known, n=1, cutoff=0.9)) for name in unknown)
+    return [(name, meant[0]) for name, meant in close if meant]
+
+
 def _explain(error: ValidationError, sources: Mapping[str, Source], config: Path | None) -> str:
-    details = error.errors(include_url=False)
+    # A default that follows from a refused value was never asked for.
+    details = [d for d in error.errors(include_url=False) if d["type"] != "default_factory_not_called"]
     lines = {str(d["loc"][0]) if d["loc"] else "": d for d in details}
     return "; ".join(_explain_one(name, detail, sources, config) for name, detail in lines.items())
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
@@ -18,7 +19,7 @@ from confluent_kafka.admin._metadata import ClusterMetadata, TopicMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from app.errors import BrokerUnreachableError, ConfigurationError, HoldfastError, UnavailableError
-from app.reach import NO_ANSWER, unreachable
+from app.reach import NO_ANSWER, each_broker, topics_at, unreachable
 from app.settings import INTERNAL_SLACK_BYTES, Settings, kafka_config, require_bootstrap
 
 REQUEST_TIMEOUT_S = 10.0
@@ -154,14 +155,14 @@ def _small_segments(size: int) -> Mapping[str, str]:
 
 
 def ensure(admin: AdminClient, settings: Settings, *, timeout_s: float = READY_TIMEOUT_S) -> None:
-    """Create what is missing and wait until every topic of the namespace has its leaders.
+    """Create what is missing and wait until every topic of the namespace has its leaders, and every broker knows them.
 
-    Topics that exist keep their options: retention is the operator's.
+    Topics that exist keep their options: retention is the operator's. A broker that does not answer is not waited for.
 
     Raises:
         BrokerUnreachableError: no broker answers.
         ConfigurationError: a topic has another number of partitions, or the brokers refuse to create one.
-        UnavailableError: a topic was still without a leader when the time was over.
+        UnavailableError: a topic was still without a leader, or unknown to a broker, when the time was over.
     """
     deadline = time.monotonic() + timeout_s
     wanted = specs(settings)
@@ -178,6 +179,15 @@ def ensure(admin: AdminClient, settings: Settings, *, timeout_s: float = READY_T
         return [spec.name for spec in wanted if not _has_leaders(now.topics.get(spec.name))]
 
     _wait_until_empty(leaderless, deadline, "without a leader")
+    # Topics come to each broker at its own time, and a client asks any of them.
+    for alone in each_broker(settings, _metadata(admin, settings)):
+        state = f"not known to the broker {alone.bootstrap} yet"
+        _wait_until_empty(partial(_unknown, wanted, alone), deadline, state)
+
+
+def _unknown(wanted: Iterable[TopicSpec], settings: Settings) -> list[str]:
+    known = topics_at(settings)
+    return [] if known is None else [spec.name for spec in wanted if not _has_leaders(known.get(spec.name))]
 
 
 def check(admin: AdminClient, settings: Settings) -> list[str]:

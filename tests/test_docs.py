@@ -34,6 +34,7 @@ OTHERS: Final = {
     "HOLDFAST_RESTART_FILE",
     "HOLDFAST_TEST_BOOTSTRAP",
     "HOLDFAST_TEST_BROKER",
+    "HOLDFAST_TEST_COMPOSE",
     "HOLDFAST_TEST_KAFKA_IMAGE",
 }
 PROGRAMS: Final = {"curl", "export", ".ci/run"}

@@ -87,14 +87,22 @@ def _settings(shell: Shell, directory: Path, state_dir: Path | None) -> Settings
 
 
 def _kept(shell: Shell, state_dir: Path | None) -> Path:
-    """Where the report stays."""
-    return (state_dir or shell.settings().state_dir / "demo").absolute()
+    """Where the report stays; made before a minute's work that would end without it."""
+    kept = (state_dir or shell.settings().state_dir / "demo").absolute()
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=kept).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the report cannot be written to {kept} ({error.strerror or error}): "
+            "mend that, or set HOLDFAST_STATE_DIR to another directory"
+        ) from error
+    return kept
 
 
 def _write(story: Story, kept: Path, directory: Path, show: Show) -> Path | None:
-    """Write the report and, of a run that failed, keep the logs; a directory that cannot be written fails nothing."""
+    """Write the report and, of a run that failed, keep the logs; a disk that is full by now fails nothing."""
     try:
-        kept.mkdir(parents=True, exist_ok=True)
         report = kept / REPORT
         report.write_text(page(story), encoding="utf-8")
         logs = directory / "logs"

@@ -63,7 +63,8 @@ def _expect(event: Event, name: str) -> dict[str, object]:
 
 def _parked(done: dict[str, object]) -> str:
     count = int(str(done["parked"]))
-    return f"{count} were parked and released in order" if count else "none came meanwhile"
+    were = "was" if count == 1 else "were"
+    return f"{count} {were} parked and released in order" if count else "none came meanwhile"
 
 
 def _homes(stage: Stage) -> dict[str, int]:
@@ -150,8 +151,10 @@ def _kill(stage: Stage, name: str) -> None:
 
 
 def _told(takeover: Takeover) -> str:
-    noticed = "" if takeover.noticed_s is None else f"noticed after {takeover.noticed_s:.2f} s; "
     first, last = min(takeover.seconds.values()), max(takeover.seconds.values())
+    # The event may come here later than the first result of whoever has taken over.
+    told = takeover.noticed_s is not None and takeover.noticed_s <= first
+    noticed = f"noticed after {takeover.noticed_s:.2f} s; " if told else ""
     return f"{noticed}its sessions went on after {first:.2f} s, all of its servers after {last:.2f} s"
 
 

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from app.cli.checks import Finding, of_the_cluster, of_the_machine
 from app.cli.shell import Shell, cell, common, example
 from app.errors import HoldfastError
-from app.settings import Settings, Source, load
+from app.settings import Settings, Source, load, typing_errors
 
 
 @click.command(epilog=example("holdfast doctor --bootstrap localhost:9092"))
@@ -29,6 +29,10 @@ def doctor(shell: Shell) -> int:
     else:
         settings = [_setting(values, name, sources) for name in Settings.model_fields]
         findings.append(Finding("settings", True, f"{len(settings)} settings are valid"))
+        findings += [
+            Finding("settings", False, f"{name} is no setting", f"did you mean {meant}?")
+            for name, meant in typing_errors()
+        ]
         findings += of_the_cluster(values)
     good = all(finding.ok for finding in findings)
     record = {"ok": good, "checks": [finding.as_json() for finding in findings], "settings": settings}

@@ -84,7 +84,7 @@ def _task(record: object, what: str) -> Task:
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "it"
-        raise click.UsageError(f"{what}: {field}: {detail['msg']}") from None
+        raise click.UsageError(f"{what}: {field}: {detail['msg'].removeprefix('Value error, ')}") from None
 
 
 def _read(path: Path) -> Iterator[Task]:

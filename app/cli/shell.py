@@ -20,6 +20,7 @@ from app.settings import Settings, load
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_WIDE: Final = 1_000
 
 
 @dataclass
@@ -51,7 +52,13 @@ class Shell:
         table = Table(*columns, box=box.SIMPLE_HEAD)
         for record in records:
             table.add_row(*(cell(record.get(column)) for column in columns))
-        Console(soft_wrap=True).print(table)
+        if not table.row_count:
+            table.add_row("none")
+        console = Console(soft_wrap=True)
+        if not console.is_terminal:
+            # Nobody's window: what reads it wants whole values.
+            console.width = _WIDE
+        console.print(table)
 
     def progress(self) -> Progress:
         """A progress bar on stderr, shown to people only."""
@@ -77,7 +84,7 @@ def cell(value: object) -> str:
         case str():
             return value
         case list() | tuple():
-            return ", ".join(map(str, value)) or "-"
+            return ", ".join(map(cell, value)) or "-"
         case dict():
             return json.dumps(value, ensure_ascii=False)
         case _:

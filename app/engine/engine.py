@@ -94,6 +94,7 @@ class Engine:
         )
         self.janitor = Janitor(
             options.kafka,
+            options.membership_client,
             options.group,
             streams=[place.partitions[0] for place in self.places.all.values()],
             truncated=options.truncated,

@@ -10,17 +10,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from confluent_kafka import (
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from app.engine.offsets import OffsetReader, Partition
+from app.engine.tails import Tail, Tails
+from app.engine.truncation import NOT_DELETED, delete_before
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +45,23 @@ class Janitor(threading.Thread):
 
     Args:
         config: librdkafka options common to all clients.
+        client: keyword arguments of aiokafka's client.
         group: the worker group.
         streams: partitions whose lag is measured: the main topics of all places.
         truncated: topics of which nothing is needed any more below the committed offset.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], group: str, *, streams: list[Partition], truncated: frozenset[str]
+        self,
+        config: Mapping[str, Any],
+        client: Mapping[str, Any],
+        group: str,
+        *,
+        streams: list[Partition],
+        truncated: frozenset[str],
     ) -> None:
         super().__init__(name="janitor", daemon=True)
+        self._client = client
         self.lags: dict[Partition, int] = {}
         self.measured_at = -math.inf
         """When the lags were measured, on the monotonic clock."""
@@ -65,6 +69,8 @@ class Janitor(threading.Thread):
         self._admin = AdminClient(self._config)
         # Not the administrator's call for it: that one ends the process when the coordinator is away (librdkafka#5040).
         self._offsets = OffsetReader(self._config, group)
+        self._tails = Tails(self._config, group)
+        self._reached: dict[Partition, int] = {}
         self._streams = streams
         self._truncated = truncated
         self._committed: dict[Partition, int] = {}
@@ -139,22 +145,25 @@ class Janitor(threading.Thread):
                 log.debug("housekeeping: %s", error)
                 # As in OffsetReader: the client may go on using a leader epoch from before a broker's restart.
                 self._admin = AdminClient(self._config)
+            except NOT_DELETED as error:
+                log.debug("truncating: %r", error)
         self._offsets.close()
 
     def _measure(self) -> None:
-        wanted = [TopicPartition(topic, partition) for topic, partition in self._streams]
-        ends = self._admin.list_offsets(
-            {entry: OffsetSpec.latest() for entry in wanted},  # type: ignore[no-untyped-call]
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=5,
-        )
+        ends = self._offsets.ends(self._streams)
         reached = self._offsets.latest(self._streams)
         lags: dict[Partition, int] = {}
-        for entry, future in ends.items():
-            where = (entry.topic, entry.partition)
+        standing: list[Tail] = []
+        for where, end in ends.items():
+            offset = reached[where].offset or 0
             # The last record of a stream that is written in transactions is the marker of the last one.
-            markers = 1 if entry.topic in self._truncated else 0
-            lags[where] = max(0, future.result().offset - (reached[where].offset or 0) - markers)
+            markers = 1 if where[0] in self._truncated else 0
+            lags[where] = max(0, end - offset - markers)
+            if lags[where] and self._reached.get(where) == offset:
+                standing.append(Tail(where, offset, end))
+            self._reached[where] = offset
+        for where in self._tails.empty(standing):
+            lags[where] = 0
         self.lags, self.measured_at = lags, time.monotonic()
 
     def _truncate(self) -> None:
@@ -168,10 +177,5 @@ class Janitor(threading.Thread):
         }
         if not behind:
             return
-        answers = self._admin.delete_records(
-            [TopicPartition(topic, partition, offset) for (topic, partition), offset in behind.items()],
-            request_timeout=10,
-        )
-        for entry, future in answers.items():
-            future.result()
-            self._done[entry.topic, entry.partition] = behind[entry.topic, entry.partition]
+        delete_before(self._client, behind)
+        self._done |= behind

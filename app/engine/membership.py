@@ -43,6 +43,8 @@ REBALANCE_MS = 10_000
 """How long the others wait for a member that does not come to a rebalance."""
 
 RETRY_S = 0.1
+AWAY_S = 0.5
+"""Between two attempts while no broker answers: nobody is served sooner by asking more often."""
 
 SILENCE_S = 5.0
 """So long it is tried to end what a dead worker left open, before anybody takes over from it."""
@@ -127,6 +129,7 @@ class Membership(threading.Thread):
         self._joins = 0
         self._asks = False
         self._answers = True
+        self._pause_s = RETRY_S
         self._assigned_generation: int | None = None
         self._coordinator: int | None = None
         self._client: Any = None
@@ -194,12 +197,13 @@ class Membership(threading.Thread):
                 await self._beat()
             except kafka_errors.KafkaError as error:
                 self._note(error)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._pause_s)
 
     def _say_whether_it_answers(self, answers: bool) -> None:
         """One line when the broker goes away, one when it is back: nobody needs more, and nobody should miss it."""
         if answers != self._answers:
             self._answers = answers
+            self._pause_s = RETRY_S if answers else AWAY_S
             where = self._client_options["bootstrap_servers"]
             if answers:
                 log.info("the broker answers again")
@@ -247,7 +251,7 @@ class Membership(threading.Thread):
             except (kafka_errors.KafkaError, AssertionError) as error:
                 log.debug("coordinator lookup: %r", error)
                 await self._client.force_metadata_update()
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._pause_s)
 
     async def _call(self, request: Any, *, group: ConnectionGroup = ConnectionGroup.COORDINATION) -> Any:
         """Send to the coordinator; raise the error that the response carries. Requests of one ``group`` are in line."""

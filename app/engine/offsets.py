@@ -6,13 +6,19 @@ doubles records.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaException,
+    TopicPartition,
+)
 
 from app.protocol.unit import Tag
 
@@ -37,22 +43,21 @@ class Committed:
 class Asked:
     """Offsets on their way from the broker."""
 
-    def __init__(self, answers: Mapping[Partition, Any], unanswered: Callable[[], None]) -> None:
-        self._answers = answers
-        self._unanswered = unanswered
+    def __init__(self, answer: "Future[dict[Partition, int]]") -> None:
+        self._answer = answer
 
     @property
     def done(self) -> bool:
         """Is :meth:`result` there without a wait?"""
-        return all(future.done() for future in self._answers.values())
+        return self._answer.done()
 
     def result(self) -> dict[Partition, int]:
         """The offset of each partition; raises KafkaException when the broker does not answer."""
-        try:
-            return {where: future.result().offset for where, future in self._answers.items()}
-        except KafkaException:
-            self._unanswered()
-            raise
+        return self._answer.result()
+
+
+STABLE: Final = "read_committed"
+HASTY: Final = "read_uncommitted"
 
 
 class OffsetReader:
@@ -63,32 +68,43 @@ class OffsetReader:
 
     def __init__(self, config: Mapping[str, Any], group: str, *, timeout: float = 5.0) -> None:
         self._timeout = timeout
-        options = {**config, "group.id": group, "enable.auto.commit": False}
-        self._consumer = Consumer({**options, "isolation.level": "read_committed"})
-        self._hasty = Consumer({**options, "isolation.level": "read_uncommitted"})
-        self._config = dict(config)
-        self._admin = AdminClient(self._config)
-        self._admin_made = time.monotonic()
+        self._options = {**config, "group.id": group, "enable.auto.commit": False}
+        self._consumers: dict[str, tuple[Consumer, float]] = {}
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="ends")
+
+    def _consumer(self, isolation: str) -> Consumer:
+        if isolation not in self._consumers:
+            made = Consumer({**self._options, "isolation.level": isolation})
+            self._consumers[isolation] = made, time.monotonic()
+        return self._consumers[isolation][0]
+
+    def _unanswered(self, isolation: str) -> None:
+        """The client goes on using a leader epoch from before a broker's restart: only a new one asks anew.
+
+        But a new one needs some time to connect.
+        """
+        consumer, made = self._consumers[isolation]
+        if time.monotonic() - made > CONNECT_S:
+            del self._consumers[isolation]
+            consumer.close()
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         """The stable committed offset of each partition; raises KafkaException when the broker does not answer."""
-        return self._read(self._consumer, partitions)
+        return self._read(STABLE, partitions)
 
     def latest(self, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         """As :meth:`committed`, without waiting for a pending transaction that may move them."""
-        return self._read(self._hasty, partitions)
+        return self._read(HASTY, partitions)
 
     def tags(self, partitions: Sequence[Partition]) -> dict[Partition, Tag | None]:
         """Who committed each partition last, without waiting for a pending transaction: whom to fence."""
         return {partition: entry.tag for partition, entry in self.latest(partitions).items()}
 
-    def _read(self, consumer: Consumer, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
+    def _read(self, isolation: str, partitions: Sequence[Partition]) -> dict[Partition, Committed]:
         if not partitions:
             return {}
-        found = consumer.committed([TopicPartition(t, p) for t, p in partitions], self._timeout)
-        for entry in found:
-            if entry.error is not None:
-                raise KafkaException(entry.error)
+        found = self._consumer(isolation).committed([TopicPartition(t, p) for t, p in partitions], self._timeout)
+        _raise_first(found)
         return {
             (entry.topic, entry.partition): Committed(
                 None if entry.offset == OFFSET_INVALID else entry.offset, Tag.parse(entry.metadata)
@@ -98,34 +114,45 @@ class OffsetReader:
 
     def starts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The first offset that each partition still has."""
-        return self._ask(partitions, OffsetSpec.earliest()).result()  # type: ignore[no-untyped-call]
+        return self._list(partitions, OFFSET_BEGINNING, HASTY)
 
     def high_watermarks(self, partitions: Iterable[Partition], timeout: float | None = None) -> dict[Partition, int]:
         """The end of each partition, open transactions included: a restore must reach it."""
-        return self.ask_high_watermarks(partitions, timeout).result()
+        return self._list(partitions, OFFSET_END, HASTY, timeout)
 
     def ask_high_watermarks(self, partitions: Iterable[Partition], timeout: float | None = None) -> Asked:
-        """As :meth:`high_watermarks`, without waiting for the answer."""
-        return self._ask(partitions, OffsetSpec.latest(), timeout)  # type: ignore[no-untyped-call]
+        """As :meth:`high_watermarks`, without waiting for the answer; stable offsets may be read meanwhile."""
+        return Asked(self._aside.submit(self.high_watermarks, list(partitions), timeout))
 
-    def _ask(self, partitions: Iterable[Partition], spec: Any, timeout: float | None = None) -> Asked:
-        wanted = {TopicPartition(t, p): spec for t, p in partitions}
+    def ends(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The end of each partition for who reads committed records only."""
+        return self._list(partitions, OFFSET_END, STABLE)
+
+    def _list(
+        self, partitions: Iterable[Partition], which: int, isolation: str, timeout: float | None = None
+    ) -> dict[Partition, int]:
+        # The protocol has times for the two ends. The administrator's call for the same ends the process by an
+        # assertion (eonce->refcnt > 0) when a broker goes away at the wrong moment.
+        wanted = [TopicPartition(topic, partition, which) for topic, partition in partitions]
         if not wanted:
-            return Asked({}, self._unanswered)
-        answers = self._admin.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=timeout or self._timeout
-        )
-        return Asked({(entry.topic, entry.partition): future for entry, future in answers.items()}, self._unanswered)
-
-    def _unanswered(self) -> None:
-        """The client goes on using a leader epoch from before a broker's restart: only a new one asks anew.
-
-        But a new one needs some time to connect.
-        """
-        if time.monotonic() - self._admin_made > CONNECT_S:
-            self._admin = AdminClient(self._config)
-            self._admin_made = time.monotonic()
+            return {}
+        try:
+            found = self._consumer(isolation).offsets_for_times(wanted, timeout or self._timeout)
+            _raise_first(found)
+        except KafkaException:
+            self._unanswered(isolation)
+            raise
+        return {(entry.topic, entry.partition): entry.offset for entry in found}
 
     def close(self) -> None:
-        self._consumer.close()
-        self._hasty.close()
+        """End the connections."""
+        self._aside.shutdown(cancel_futures=True)
+        for consumer, _ in list(self._consumers.values()):
+            consumer.close()
+        self._consumers = {}
+
+
+def _raise_first(found: Iterable[TopicPartition]) -> None:
+    for entry in found:
+        if entry.error is not None:
+            raise KafkaException(entry.error)

@@ -5,7 +5,8 @@ partition in the order of its offsets, and holds about 20 bytes a task, so that 
 trouble. What it checks are the promises of the design:
 
 * I1, nothing lost: a task has one result, a record that is no task has one dead letter with its bytes, a
-  failed task has both;
+  failed task has both; a task that is too large to be carried counts as no task, and its dead letter may lack
+  the bytes;
 * I2, nothing doubled: not one of them twice, and no result of a task that nobody sent;
 * I3, order: the results of a session are numbered 1, 2, 3 ... and answer its tasks in the order of ``tasks``.
 
@@ -21,6 +22,7 @@ from typing import Final
 import orjson
 
 from app.errors import RecordError
+from app.protocol.murmur2 import partition_of
 from app.records import parse_task
 
 EXAMPLES_MAX: Final = 5
@@ -35,7 +37,8 @@ Headers = Iterable[tuple[str, bytes | None]] | None
 class Account:
     """The outcome of an audit.
 
-    ``sent``: tasks, re-published copies not counted. ``bad``: records of ``tasks`` that are no tasks.
+    ``sent``: tasks, re-published copies not counted. ``bad``: records of ``tasks`` that are no tasks, or that no
+    router could carry (``TooLarge``).
     ``performed``: tasks done; ``failed``: tasks that ended as failed. ``dead_lettered``: dead letters of
     records of ``tasks``. The others count faults. ``altered``: answers that do not fit what they answer: dead
     letters with other bytes, results with another task id, tenant, session or type. ``examples``: the first
@@ -120,10 +123,14 @@ class Audit:
         tasks_topic: the full name of ``tasks``; dead letters from other topics are not its business.
         restarts: sessions may have been ended by ``session.end()``: a sequence may start again at 1.
         midway: the reading began in the middle of the log: a session may begin with any number.
+        routers: the partitions of ``tasks``; 0 if tasks in a wrong one are not to be excused.
     """
 
-    def __init__(self, tasks_topic: str = "tasks", *, restarts: bool = False, midway: bool = False) -> None:
+    def __init__(
+        self, tasks_topic: str = "tasks", *, restarts: bool = False, midway: bool = False, routers: int = 0
+    ) -> None:
         self._tasks_topic = tasks_topic.encode()
+        self._routers = routers
         self._restarts = restarts
         self._midway = midway
         self._columns: dict[int, _Column] = {}
@@ -226,8 +233,27 @@ class Audit:
         if column.flags[index] & _LETTER:
             self._faults.add("doubled", f"{name}: the record has a dead letter already")
         column.flags[index] |= _LETTER
-        if column.content[index] != _hash(value):
+        too_large = fields.get("error") == b"TooLarge"
+        if too_large and column.flags[index] & _TASK and self._refused(column, index, source, value):
+            column.flags[index] ^= _TASK | _BAD
+            self._sent -= 1
+            self._bad += 1
+        bare = too_large and value is None and bool(column.flags[index] & _BAD)
+        if not bare and column.content[index] != _hash(value):
             self._faults.add("altered", f"{name} has other bytes than the record")
+
+    def _refused(self, column: _Column, index: int, partition: int, value: bytes | None) -> bool:
+        """Whether a router could not carry a task: larger than a record once read, or too large to be sent on.
+
+        A task that a server failed has a result and, in its dead letter, all its bytes.
+        """
+        if column.flags[index] & _RESULT:
+            return False
+        if value is None:
+            return True
+        if not self._routers or column.content[index] != _hash(value):
+            return False
+        return partition_of(orjson.loads(value)["tenant"].encode(), self._routers) != partition
 
     def verdict(self) -> Account:
         """Compare what was fed so far. May be called again after more was fed."""

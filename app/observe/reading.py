@@ -96,7 +96,8 @@ def read_account(
     # Answers first: then each of them has its task before the end of ``tasks``.
     ends = end_offsets(config, [names.results, names.dead_letters], deadline=deadline)
     ends |= end_offsets(config, [names.tasks], deadline=deadline)
-    audit = Audit(names.tasks, restarts=restarts, midway=since is not None)
+    routers = sum(topic == names.tasks for topic, _ in ends)
+    audit = Audit(names.tasks, restarts=restarts, midway=since is not None, routers=routers)
     told = _Progress(progress, ends, since or {})
     for topic in (names.tasks, names.results, names.dead_letters):
         own = {place: end for place, end in ends.items() if place[0] == topic}

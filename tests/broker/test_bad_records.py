@@ -125,6 +125,9 @@ def test_a_task_that_is_too_large_once_it_is_read_is_a_dead_letter(workers: Work
     assert str(len(value) + 4) in letter.headers["message"]
     assert probe.done(probe.send("acme", "s", "counter.add", {"amount": 1})) == {"total": 2}
     assert all(worker.running for worker in workers.all)
+    account = read_account(workers.config, workers.namespace, deadline=time.monotonic() + 150)
+    assert account.ok, str(account)
+    assert (account.sent, account.bad, account.dead_lettered) == (2, 1, 1)
 
 
 def test_a_task_just_below_the_limit_is_performed(workers: Workers, probe: Probe) -> None:

@@ -1,5 +1,7 @@
 """Brokers that demand TLS, a password and rights: what works there, and how it fails."""
 
+import base64
+import json
 import os
 import shlex
 import subprocess
@@ -11,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer, TopicPartition
 
 from app import rights
 from app.cli import main
-from app.client import Client
+from app.client import Client, ClientSession, ServerSession
+from app.client.kafka import make_consumer, options, partitions_of
 from app.errors import ConfigurationError
 from app.rights import Right
 from app.settings import Settings
 from app.topics import Names, connect, ensure
 from tests.support.broker import OwnBrokers
-from tests.support.cluster import Workers
+from tests.support.cluster import Workers, wait_for
 from tests.support.secured import Authority, Secured, certified_config, start_secured
 
 pytestmark = pytest.mark.broker
@@ -28,6 +32,7 @@ pytestmark = pytest.mark.broker
 NAMES = Names("shop")
 SMALL: dict[str, Any] = {"servers": 2, "routers": 2}
 COMMAND_S = 60
+WAIT_S = 150
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +70,74 @@ def holdfast(secured: Secured, login: dict[str, Any], *commands: str) -> dict[st
         return dict(zip(commands, pool.map(run, commands), strict=True))
 
 
+def user_of(secured: Secured, role: str) -> dict[str, Any]:
+    """A login with exactly the rights of a role."""
+    secured.grant(role, rights.ROLES[role](NAMES))
+    return secured.user(role)
+
+
+def exchange_works(secured: Secured, client: dict[str, Any], server: dict[str, Any]) -> None:
+    """A request goes from one session to the other one, and its response back."""
+    bootstrap = secured.kafka.bootstrap
+
+    def twice(body: Any, restart: Any) -> tuple[Any, Any]:
+        return {"twice": 2 * body["n"]}, None
+
+    performing = ServerSession(bootstrap, "hpc-1", twice, "shop", **SMALL, **server)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(performing.run)
+        try:
+            with ClientSession(bootstrap, "sweep", "laptop-7", "shop", **SMALL, **client) as session:
+                session.submit({"n": 4})
+                assert session.receive(WAIT_S).body == {"twice": 8}
+                session.acknowledge(1)
+                session.finish()
+        finally:
+            performing.stop()
+            running.result(WAIT_S)
+
+
+def device_works(secured: Secured, login: dict[str, Any]) -> None:
+    """A file goes over the topics."""
+    settings = Settings(bootstrap=secured.kafka.bootstrap, namespace="shop", **login)
+    consumer = make_consumer(settings)
+    try:
+        where = range(partitions_of(consumer, NAMES.transfer_replies, settings))
+        consumer.assign([TopicPartition(NAMES.transfer_replies, number, 0) for number in where])
+        producer = Producer(options(settings, partitioner="murmur2_random"))
+        for part in (
+            {"op": "begin", "request": "b", "name": "reading-1", "size": 5},
+            {"op": "data", "request": "d", "offset": 0, "data": base64.b64encode(b"12345").decode()},
+        ):
+            producer.produce(NAMES.transfers, json.dumps(part).encode(), b"dev-7")
+        assert producer.flush(WAIT_S) == 0
+
+        def acknowledged() -> bool:
+            message = consumer.poll(1)
+            if message is None:
+                return False
+            assert message.error() is None, str(message.error())
+            reply = json.loads(message.value() or b"")
+            return (reply["request"], reply["reply"]) == ("d", "ack") and reply["size"] == 5
+
+        wait_for(acknowledged, WAIT_S, "the device is answered")
+    finally:
+        consumer.close()
+
+
 def test_everybody_works_with_the_rights_that_are_listed(
     secured: Secured, operator: dict[str, Any], tmp_path: Path
 ) -> None:
     secured.grant("worker", without_create(NAMES))
-    secured.grant("producer", rights.producer(NAMES))
-    producer = secured.user("producer")
+    users = {role: user_of(secured, role) for role in ("producer", "exchange-client", "exchange-server", "device")}
+    assert {"worker", "operator", *users} == set(rights.ROLES)
     with Workers(secured.kafka.bootstrap, "shop", tmp_path, **SMALL, **secured.user("worker")) as workers:
         workers.start_ready("w1")
-        with Client(secured.kafka.bootstrap, "shop", **producer) as client:
+        with Client(secured.kafka.bootstrap, "shop", **users["producer"]) as client:
             task = client.send("acme", "cart-7", "cart.add", {"count": 2})
             assert client.result(task, timeout=30).result == {"items": 2}
+        exchange_works(secured, users["exchange-client"], users["exchange-server"])
+        device_works(secured, users["device"])
         done = holdfast(
             secured,
             operator,
@@ -88,6 +150,50 @@ def test_everybody_works_with_the_rights_that_are_listed(
     for command, process in done.items():
         assert process.returncode == 0, f"{command}: {process.stdout}{process.stderr}"
         assert "secret of" not in process.stdout + process.stderr
+
+
+Attempt = Callable[[str, dict[str, Any]], object]
+
+
+def opens_exchange(bootstrap: str, login: dict[str, Any]) -> object:
+    return ClientSession(bootstrap, "poor", "laptop-7", "shop", timeout=10, **SMALL, **login)
+
+
+def serves_exchange(bootstrap: str, login: dict[str, Any]) -> object:
+    session = ServerSession(bootstrap, "poor", lambda body, _: (body, None), "shop", **SMALL, **login)
+    session.run()
+    return session
+
+
+def sends(bootstrap: str, login: dict[str, Any]) -> object:
+    with Client(bootstrap, "shop", **SMALL, **login) as client:
+        return client.send("acme", "s", "echo", {})
+
+
+def reads(bootstrap: str, login: dict[str, Any]) -> object:
+    with Client(bootstrap, "shop", **SMALL, **login) as client:
+        return client.result("no-such-task", timeout=WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("role", "missing", "attempt"),
+    [
+        ("producer", "topic shop.tasks", sends),
+        ("producer", "topic shop.results", reads),
+        ("exchange-client", "topic shop.requests", opens_exchange),
+        ("exchange-client", "topic shop.replies", opens_exchange),
+        ("exchange-server", "topic shop.responses", serves_exchange),
+        ("exchange-server", "topic shop.assignments", serves_exchange),
+    ],
+)
+def test_a_client_that_lacks_a_right_is_told_where(
+    secured: Secured, operator: dict[str, Any], role: str, missing: str, attempt: Attempt
+) -> None:
+    name = f"{role}-without-{missing.split('.')[1]}"
+    secured.grant(name, [right for right in rights.ROLES[role](NAMES) if not str(right).endswith(missing)])
+    with pytest.raises(ConfigurationError, match=missing.split()[1]) as refused:
+        attempt(secured.kafka.bootstrap, secured.user(name))
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

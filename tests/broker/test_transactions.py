@@ -7,21 +7,24 @@ from typing import Any
 
 import pytest
 from aiokafka import errors as kafka_errors
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from app.engine.janitor import Janitor
 from app.engine.offsets import OffsetReader, Partition
 from app.engine.transaction import NotWrittenError, Transactions
 from app.engine.wire import BATCH_BYTES, Batches, Member
 from app.protocol.murmur2 import partition_of
 from app.protocol.unit import Tag
 from tests.support.broker import new_namespace
+from tests.support.cluster import wait_for
 
 pytestmark = pytest.mark.broker
 
 PARTITIONS = 3
 TIMEOUT_S = 20.0
+PATIENCE_S = 150.0
 TOPIC_BYTES = 1_048_588
 NOBODY = Member("", -1, "")
 """No membership: the broker takes such offsets while the group has no members."""
@@ -234,4 +237,57 @@ def test_a_broker_that_is_busy_is_asked_again_and_nobody_else(bench: Bench, monk
     assert told[0] == "TxnOffsetCommitRequest"
     reader = OffsetReader(bench.config, bench.name)
     assert reader.committed([(bench.topic, 1)])[bench.topic, 1].offset == 2
+    reader.close()
+
+
+def test_what_a_transaction_leaves_behind_is_no_lag(bench: Bench) -> None:
+    """A worker whose stream ends with an aborted transaction has nothing to do, and must not look stuck."""
+    producer = Producer({**bench.config, "transactional.id": bench.name})
+    producer.init_transactions(TIMEOUT_S)
+
+    def write(count: int, end: Callable[[float], None]) -> None:
+        producer.begin_transaction()
+        for _ in range(count):
+            producer.produce(bench.topic, b"x", partition=0)
+        assert producer.flush(TIMEOUT_S) == 0
+        end(TIMEOUT_S)
+
+    write(2, producer.commit_transaction)
+    write(3, producer.abort_transaction)
+    group = f"{bench.name}.group"
+    reader = Consumer({**bench.config, "group.id": group, "enable.auto.commit": False})
+    reader.commit(offsets=[TopicPartition(bench.topic, 0, 2)], asynchronous=False)
+    reader.close()
+    where = (bench.topic, 0)
+    janitor = Janitor(bench.config, {}, group, streams=[where], truncated=frozenset())
+    janitor._measure()
+    # Two markers and three records; who has just moved is not looked at any closer.
+    assert janitor.lags == {where: 5}
+    janitor._measure()
+    assert janitor.lags == {where: 0}
+    write(1, producer.commit_transaction)
+
+    def behind() -> bool:
+        janitor._measure()
+        return janitor.lags[where] > 0
+
+    # The end moves when the marker is written, a moment after the commit.
+    wait_for(behind, PATIENCE_S, "there is something to do again")
+    assert behind()
+
+
+def test_the_ends_of_a_partition(bench: Bench) -> None:
+    where = (bench.topic, 1)
+    reader = OffsetReader(bench.config, bench.name)
+    producer = Producer({**bench.config, "transactional.id": bench.name})
+    producer.init_transactions(TIMEOUT_S)
+    producer.begin_transaction()
+    producer.produce(bench.topic, b"x", partition=1)
+    assert producer.flush(TIMEOUT_S) == 0
+    assert reader.starts([where]) == {where: 0}
+    assert reader.ends([where]) == {where: 0}
+    assert reader.high_watermarks([where]) == {where: 1}
+    producer.commit_transaction(TIMEOUT_S)
+    wait_for(lambda: reader.ends([where]) == {where: 2}, PATIENCE_S, "the marker is written")
+    assert reader.high_watermarks([where]) == {where: 2}
     reader.close()

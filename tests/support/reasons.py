@@ -8,5 +8,8 @@ NO_NODE: Final = "no Node with tus-js-client, of which uploads are tested as wel
 ALLOWED: Final = (NO_BROWSER, NO_NODE)
 """For these a test on a broker may be skipped: newcomers need neither a browser nor Node to run the tests."""
 
+NO_COMPOSE: Final = "no Docker engine with Compose; the compose file is tried on one"
+"""A soak run, which `make test` leaves out."""
+
 NO_PROMTOOL: Final = "no promtool on the search path; the alert rules are tried with it (apt-get install prometheus)"
 """Nothing that touches Kafka needs it."""

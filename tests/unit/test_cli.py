@@ -192,7 +192,28 @@ def test_the_doctor_reports_wrong_settings_and_directories(
     monkeypatch.setenv("HOLDFAST_SERVERS", "many")
     assert main(["doctor", "--json"]) == 1
     checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert "HOLDFAST_SERVERS='many'" in checks["settings"]["message"]
+    assert checks["settings"]["message"] == "HOLDFAST_SERVERS='many': use a whole number from 1 to 10000"
+
+
+def test_the_demo_looks_first_whether_its_report_can_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_STATE_DIR", "/dev/null/x")
+    assert main(["demo"]) == 2
+    [line] = lines_of(capsys)
+    assert "the report cannot be written to /dev/null/x/demo (Not a directory)" in line
+
+
+def test_the_doctor_finds_typing_errors_and_no_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_SERVER", "4")
+    # As Kubernetes sets it for a service of the name.
+    monkeypatch.setenv("HOLDFAST_SERVICE_HOST", "10.0.0.1")
+    assert main(["doctor", "--json"]) == 1
+    wrong = [check for check in json.loads(capsys.readouterr().out)["checks"] if not check["ok"]]
+    told = [(check["message"], check["advice"]) for check in wrong]
+    assert told == [("HOLDFAST_SERVER is no setting", "did you mean HOLDFAST_SERVERS?")]
 
 
 def test_strangers_that_own_our_names_stop_every_command(

@@ -92,6 +92,7 @@ export function confirm({ title, text, verb, danger = false, fields = [], comman
   }
 
   box.oncancel = null;
+  box.classList.add("asks");
   draw();
   box.showModal();
   const first = box.querySelector("select, input") || box.querySelector("button");
@@ -114,6 +115,7 @@ export function askForToken(again, retry) {
       h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Go on"))),
   ]);
   // Without a token there is nothing to see behind it.
+  box.classList.remove("asks");
   box.oncancel = (event) => event.preventDefault();
   if (!box.open) box.showModal();
   box.querySelector("#ask-token").focus();

@@ -73,6 +73,11 @@ export function transfers(use, redraw) {
   ];
 }
 
+/** A name in a narrow column: in one line, and whole in its title. */
+function word(text) {
+  return h("span", { class: "word", title: text }, text);
+}
+
 export function exchanges(use, redraw) {
   const entry = use("/api/exchanges", 1500);
   const all = entry.data ? entry.data.exchanges : [];
@@ -84,7 +89,7 @@ export function exchanges(use, redraw) {
     h("section", { class: "card flush", key: "exchanges" }, table("Exchanges",
       [{ title: "Exchange" }, { title: "State" }, { title: "Client" }, { title: "Server" }, { title: "Answered" }, { title: "Who waits for whom" }],
       rows.slice(0, SHOWN_MAX).map((one) => ({ key: one.exchange, cells: [
-        h("span", { class: "name" }, one.exchange), badge(one.state === "open" ? "move" : one.state === "finished" ? "good" : "outline", one.state), one.client, one.server || "–",
+        h("span", { class: "name" }, one.exchange), badge(one.state === "open" ? "move" : one.state === "finished" ? "good" : "outline", one.state), word(one.client), word(one.server || "–"),
         h("span", { class: "progress" }, bar(one.submitted ? one.answered / one.submitted : 0, `answered of ${one.exchange}`), h("small", null, `${one.answered} of ${one.submitted}`)), one.waiting] })),
       entry.data ? (all.length ? "None matches." : "There are no exchanges.") : "Looking …")),
     cut(rows, all.length),

@@ -110,6 +110,8 @@ function drawNow() {
 }
 
 window.addEventListener("hashchange", () => {
+  // An order is about what its view shows: the way back closes it as well. The token is asked for wherever one is.
+  document.querySelector("dialog.asks[open]")?.close();
   main.replaceChildren();
   drawNow();
   window.scrollTo(0, 0);

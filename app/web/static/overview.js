@@ -27,7 +27,7 @@ function stats(status, figures) {
     stat("Servers up", `${status.servers.length - down}/${status.servers.length}`, { tone: down || hosted < status.servers.length ? "warn" : "", note: hosted < status.servers.length ? `${status.servers.length - hosted} without a host` : `view ${status.view}` }),
     stat("Behind", count(behind), { tone: behind > 10000 ? "warn" : "", note: "tasks to do" }),
     stat("Waiting", count(status.waiting), { note: "running or to retry" }),
-    stat("Parked", count(status.parked), { tone: status.parked ? "move" : "", note: status.moving === 1 ? "1 tenant moves" : `${count(status.moving ?? 0)} tenants move` }));
+    stat("Parked", count(status.parked), { tone: status.parked ? "move" : "", note: status.moving === 1 ? "1 tenant moves" : `${status.moving ? count(status.moving) : "no"} tenants move` }));
 }
 
 function workerCard(worker, status, figures) {

@@ -120,9 +120,10 @@ export function eventList(entries, none) {
 }
 
 export function sparkline(values) {
-  const points = values.length > 1 ? values : [0, 0];
-  const most = Math.max(1, ...points);
-  const line = points.map((value, at) => `${((at / (points.length - 1)) * 120).toFixed(1)},${(27 - (value / most) * 24).toFixed(1)}`).join(" ");
+  // A line of one point would say that nothing happens.
+  if (values.length < 2) return h("svg", { class: "spark", "aria-hidden": "true" });
+  const most = Math.max(1, ...values);
+  const line = values.map((value, at) => `${((at / (values.length - 1)) * 120).toFixed(1)},${(27 - (value / most) * 24).toFixed(1)}`).join(" ");
   return h("svg", { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" },
     h("path", { d: `M0,28 L${line.replace(/ /g, " L")} L120,28 Z`, class: "area" }), h("polyline", { points: line }));
 }

@@ -166,6 +166,23 @@ def test_what_compose_mounts_is_in_the_repository() -> None:
     assert scraped["targets"] == ["w1:8080", "w2:8080", "w3:8080"]
 
 
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
+    """No linter of Grafana's own is to be had: what its files point at is looked up here."""
+    services = compose()["services"]
+    given = COMPOSE / "grafana" / "provisioning"
+    [source] = yaml.safe_load((given / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert source["type"] == "prometheus"
+    assert f"127.0.0.1:{port}:{port}" in services[host]["ports"]
+    [provider] = yaml.safe_load((given / "dashboards" / "holdfast.yaml").read_text())["providers"]
+    mounts = {volume.split(":")[1]: COMPOSE / volume.split(":")[0] for volume in services["grafana"]["volumes"]}
+    [board] = mounts[provider["options"]["path"]].glob("*.json")
+    assert mounts["/etc/grafana/provisioning"].samefile(given)
+    chosen = json.loads(board.read_text())["templating"]["list"][0]
+    assert (chosen["type"], chosen["query"]) == ("datasource", source["type"])
+    assert source["isDefault"]
+
+
 # -- Kubernetes -------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +218,7 @@ def test_kubernetes_settings_are_ones_that_a_worker_takes() -> None:
     settings = worker_settings({**manifest("ConfigMap")["data"], **secret, **own})
     assert settings.store == "rocksdb"
     assert settings.security_protocol == "SASL_SSL"
+    assert template["enableServiceLinks"] is False
     assert worker_name([argument.replace("$(POD_NAME)", "holdfast-0") for argument in worker["args"]]) == "holdfast-0"
     mounts = {mount["mountPath"] for mount in worker["volumeMounts"]}
     assert str(Path(settings.ssl_ca_location).parent) in mounts

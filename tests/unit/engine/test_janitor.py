@@ -13,7 +13,7 @@ def janitor(monkeypatch: pytest.MonkeyPatch) -> Janitor:
     """Its broker does not answer: nobody listens at that port."""
     monkeypatch.setattr(janitor_module, "ASK_S", 0.2)
     config = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
-    return Janitor(config, "ns.workers", streams=[], truncated=frozenset())
+    return Janitor(config, {}, "ns.workers", streams=[], truncated=frozenset())
 
 
 def test_without_an_answer_the_record_limit_holds(janitor: Janitor) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.observe.account import EXAMPLES_MAX, Account, Audit
+from app.protocol.murmur2 import partition_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class History:
     results: list[dict[str, Any]] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
 
-    def account(self, **options: bool) -> Account:
+    def account(self, **options: Any) -> Account:
         audit = Audit("n.tasks", **options)
         for sent in self.tasks:
             audit.add_task(sent.partition, sent.offset, sent.key, sent.value, sent.headers)
@@ -347,6 +348,56 @@ def test_dead_letters_of_other_topics_are_not_counted() -> None:
     account = history.account()
     assert account.ok
     assert account.dead_lettered == len(history.letters) - 1
+
+
+def too_large(sent: Sent, value: bytes | None = None) -> Letter:
+    return Letter(value, (("error", b"TooLarge"), *letter_of(sent).headers[1:]))
+
+
+def alone(tenant: str, partition: int) -> Sent:
+    value = json.dumps({"tenant": tenant, "session": "s", "type": "echo", "payload": {}}).encode()
+    return Sent(partition, 0, tenant.encode(), value)
+
+
+def test_a_task_that_is_too_large_to_be_carried_is_no_task() -> None:
+    sent = alone("acme", 0)
+    account = History([sent], letters=[too_large(sent)]).account()
+    assert account.ok, str(account)
+    assert (account.sent, account.bad, account.dead_lettered, account.performed) == (0, 1, 1, 0)
+
+
+def test_a_record_that_is_too_large_and_no_task_has_a_letter_without_bytes() -> None:
+    sent = Sent(0, 0, b"acme", b"no task")
+    assert History([sent], letters=[too_large(sent)]).account().ok
+    without_reason = Letter(None, letter_of(sent).headers)
+    assert History([sent], letters=[without_reason]).account().altered == 1
+
+
+def test_a_task_that_is_too_large_to_be_sent_on_is_excused_only_in_a_wrong_partition() -> None:
+    right = partition_of(b"acme", 4)
+    for partition in range(4):
+        sent = alone("acme", partition)
+        account = History([sent], letters=[too_large(sent, sent.value)]).account(routers=4)
+        assert account.ok == (partition != right), str(account)
+        assert account.lost == (partition == right)
+
+
+def answer(sent: Sent, status: str) -> dict[str, Any]:
+    source = {"partition": sent.partition, "offset": sent.offset}
+    who = {"tenant": "acme", "session": "s", "type": "echo", "task": f"{sent.partition}/{sent.offset}"}
+    return {**who, "source": source, "sequence": 1, "status": status}
+
+
+def test_a_failed_task_whose_letter_lacks_its_bytes_is_altered() -> None:
+    sent = alone("acme", 0)
+    account = History([sent], [answer(sent, "failed")], [too_large(sent)]).account()
+    assert (account.altered, account.lost, account.sent, account.failed) == (1, 0, 1, 1)
+
+
+def test_a_task_that_was_refused_and_done_is_foreign() -> None:
+    sent = alone("acme", 0)
+    account = History([sent], [answer(sent, "done")], [too_large(sent)]).account()
+    assert (account.foreign, account.altered, account.sent) == (1, 1, 1)
 
 
 def test_a_million_tasks_take_less_than_40_bytes_each() -> None:
