@@ -3,19 +3,18 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Final
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from app.errors import UnavailableError
 from app.observe.account import Account, Audit
@@ -31,7 +30,6 @@ Progress = Callable[[int, int], None]
 """Called with the records read so far and with the offsets still to be read over."""
 
 _HOPELESS: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART)
-_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.2
 _ATTEMPT_S: Final = 10.0
@@ -48,24 +46,27 @@ def end_offsets(config: Config, topics: list[str], *, deadline: float) -> dict[t
     Raises:
         UnavailableError: the broker did not say in time.
     """
-    admin = AdminClient({**config, "log_level": 0})
     said = "no answer"
-    while time.monotonic() < deadline:
-        try:
-            attempt_s = max(0.1, min(_ATTEMPT_S, deadline - time.monotonic()))
-            found = admin.list_topics(timeout=attempt_s).topics
-            parts = [TopicPartition(name, part) for name in topics for part in found[name].partitions]
-            futures = admin.list_offsets(
-                dict.fromkeys(parts, _LATEST),
-                isolation_level=IsolationLevel.READ_COMMITTED,
-                request_timeout=attempt_s,
-            )
-            return {(p.topic, p.partition): f.result(attempt_s).offset for p, f in futures.items()}
-        except (KafkaException, KeyError, TimeoutError) as error:
-            # A broker that has just started, or a topic without a leader yet.
-            said = str(error)
-            time.sleep(_POLL_S)
+    with _reader(config) as consumer:
+        while time.monotonic() < deadline:
+            try:
+                return _ends(consumer, topics, max(0.1, min(_ATTEMPT_S, deadline - time.monotonic())))
+            except (KafkaException, KeyError) as error:
+                # A broker that has just started, or a topic without a leader yet.
+                said = str(error)
+                time.sleep(_POLL_S)
     raise UnavailableError(f"the end of {', '.join(topics)} is unknown ({said})", retry_after_s=_ATTEMPT_S)
+
+
+def _ends(consumer: Consumer, topics: list[str], timeout: float) -> dict[tuple[str, int], int]:
+    found = consumer.list_topics(timeout=timeout).topics
+    # The protocol has a time that means the end. The administrator's call for the ends may end the process.
+    wanted = [TopicPartition(name, part, OFFSET_END) for name in topics for part in found[name].partitions]
+    ends = consumer.offsets_for_times(wanted, timeout)
+    for entry in ends:
+        if entry.error is not None:
+            raise KafkaException(entry.error)
+    return {(entry.topic, entry.partition): entry.offset for entry in ends}
 
 
 def read_account(
@@ -181,7 +182,9 @@ def wait_for_results(
 
 
 @contextmanager
-def _reader(config: Config, places: Offsets, since: Offsets) -> Iterator[Consumer]:
+def _reader(
+    config: Config, places: Offsets = MappingProxyType({}), since: Offsets = MappingProxyType({})
+) -> Iterator[Consumer]:
     consumer = Consumer(
         {
             **config,
