@@ -84,10 +84,14 @@ class Tenants:
             if known.shipping is not None:
                 prefix = handoffs.marks_of(tenant, known.shipping.shipment.epoch)
                 self.marked[tenant] = {key[len(prefix) :].decode() for key, _ in self._rows.scan(prefix)}
-        self.chores: dict[bytes, None] = {key: None for prefix in handoffs.CHORES for key, _ in self._rows.scan(prefix)}
+        self.asked = self._keys(handoffs.ASKED)
+        self.sweeps = self._keys(handoffs.SWEEPS)
         """The rows that say what is to be done in the background, in their order."""
-        if self.marked or self.chores:
+        if self.marked or self.asked or self.sweeps:
             stirred()
+
+    def _keys(self, prefixes: tuple[bytes, ...]) -> dict[bytes, None]:
+        return {key: None for prefix in prefixes for key, _ in self._rows.scan(prefix)}
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -159,6 +163,9 @@ class Tenants:
     def _perform(self, tenant: str, before: Tenancy, known: Tenancy, effect: tenancy.Effect) -> None:
         names = self._context.names
         match effect:
+            case shipping.Freeze():
+                # Done before the tenancy was kept. The tenant stands still from here on: what else has come can wait.
+                self._context.engine.hurry()
             case shipping.Tell(record):
                 assert known.shipping is not None
                 self.write(names.commands, known.shipping.shipment.router, record)
@@ -182,8 +189,6 @@ class Tenants:
                 passing("move-installed")
             case staging.Acknowledge(source, record):
                 self.write(names.handoffs, source, record)
-            case shipping.Freeze():
-                """Done before the tenancy was kept."""
 
     def write(self, topic: str, partition: int, record: Control) -> None:
         """Say something to a router or another server."""
@@ -199,7 +204,7 @@ class Tenants:
 
     def _add_chore(self, key: bytes, row: bytes) -> None:
         self._rows.put(key, row)
-        self.chores[key] = None
+        (self.sweeps if key.startswith(handoffs.SWEEPS) else self.asked)[key] = None
         self.stirred()
 
     def chore(self, key: bytes) -> bytes:
@@ -211,7 +216,7 @@ class Tenants:
     def done(self, key: bytes) -> None:
         """Nothing is left of a chore."""
         self._rows.delete(key)
-        del self.chores[key]
+        del (self.sweeps if key.startswith(handoffs.SWEEPS) else self.asked)[key]
 
     # -- the source: sessions that change ---------------------------------------------------------------------------
 

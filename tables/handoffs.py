@@ -49,8 +49,9 @@ INSTALL = b"install\0"
 VIEW = b"view\0"
 HELD = b"held\0"
 
-CHORES = (INSTALL, UNMARK, SWEEP, MEASURE)
-"""The prefixes of rows that say what is to be done in the background."""
+ASKED = (INSTALL, MEASURE)
+SWEEPS = (UNMARK, SWEEP)
+"""The prefixes of rows that say what is to be done in the background: what somebody waits for, and what nobody does."""
 
 
 def tenant_key(tenant: str) -> bytes:

@@ -21,8 +21,8 @@ from app.errors import LocalProtocolError
 from app.protocol.chunks import EMPTY, SESSION, Digest, fingerprint
 from app.protocol.control import Abort, Commit, Complete, Control, Cut, Prepare, Progress, Ready, Received, Refused
 
-WINDOW = 4 * 2**20
-"""Bytes of one migration that may be in flight."""
+WINDOW = 256 * 1024
+"""Bytes of one migration that may be in flight: so much at most the target finds at once when it has been busy."""
 
 FEW = 200
 """So few marked sessions are left for the cut, where the tenant stands still while they are shipped."""

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from agents import copying
 from app.errors import LocalProtocolError
 from app.handlers import Handler
-from app.protocol import shipping
+from app.protocol import pacing, shipping
 from app.protocol.placement import home_of
 from tables import handoffs, sessions, waiting
 from tests.unit.agents.slow import Slow, add
@@ -289,8 +288,7 @@ def test_what_is_parked_is_kept_however_often_it_falls_due() -> None:
 
 def test_sessions_that_change_while_they_are_copied_are_copied_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One session a turn; those before, at and behind it change meanwhile, and new ones come."""
-    monkeypatch.setattr(copying, "PAGE_ROWS", 1)
-    monkeypatch.setattr(copying, "TURN_S", 0.0)
+    monkeypatch.setattr(pacing, "CALM", pacing.Pace(rows=1, period_s=0.01, rest=9.0))
     monkeypatch.setattr(shipping, "FEW", 0)
 
     async def test(town: Town) -> None:
