@@ -41,26 +41,28 @@ PATIENCE_S = 10.0
 
 
 class _Walk:
-    """The keys of one table under a tenant's epoch, in their order; the next one can be looked at."""
+    """The keys of one table under a tenant's epoch, in their order."""
 
     def __init__(self, table: str, rows: Rows, prefix: bytes, after: str) -> None:
         self.table = table
-        self._prefix = prefix
         self._keys: Keys = rows.keys(prefix, prefix + after.encode() if after else b"")
         self._found: Iterator[bytes] | None = None
-        self.name: str | None = None
-        """The next row's; None where the walk is over."""
+        self._back: list[bytes] = []
 
     def ready(self) -> bool:
         if self._found is None and self._keys.ready():
             self._found = iter(self._keys)
-            self.advance()
         return self._found is not None
 
-    def advance(self) -> None:
+    def take(self, most: int) -> list[bytes]:
+        """The next keys; fewer than ``most`` are the last."""
         assert self._found is not None
-        key = next(self._found, None)
-        self.name = None if key is None else key[len(self._prefix) :].decode()
+        back, self._back = self._back[:most], self._back[most:]
+        return back + list(islice(self._found, most - len(back)))
+
+    def give_back(self, keys: list[bytes]) -> None:
+        """What was taken comes again."""
+        self._back = keys + self._back
 
 
 class Copying:
@@ -218,21 +220,22 @@ class Copying:
             return
         marked = self.tenants.marked[tenant] if table == SESSION else ()
         items: list[Item] = []
-        size = looked = 0
-        while walk.name is not None and looked < most:
-            name = walk.name
-            row = None if name in marked else rows.get(prefix + name.encode())
+        size = 0
+        keys = walk.take(most)
+        end = len(keys) < most
+        for index, key in enumerate(keys):
+            name = key[len(prefix) :].decode()
+            row = None if name in marked else rows.get(key)
             if row is not None:
                 if items and size + len(row) > PAGE_BYTES:
+                    walk.give_back(keys[index:])
+                    end = False
                     break
                 items.append(Item(table, name, row))
                 size += len(row)
             after = name
-            looked += 1
-            walk.advance()
         total = sum(chunks.fingerprint(item.table, item.name, item.row or b"") for item in items)
         sent = self._send(tenant, state, items)
-        end = walk.name is None
         if end:
             del self._walks[tenant]
         self.tenants.feed(tenant, Shipped(len(items), total, sent, after, end))

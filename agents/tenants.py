@@ -225,10 +225,10 @@ class Tenants:
         marked = self.marked[tenant]
         state = self.known(tenant).shipping
         if session not in marked and state is not None:
-            before = self._sessions.get(row_key)
-            key = handoffs.marks_of(tenant, state.shipment.epoch) + session.encode()
-            self._rows.put(key, shipping.mark(state, session, before).encode())
-            marked.add(session)
+            found = shipping.mark(state, session, self._sessions.get(row_key))
+            if found is not None:
+                self._rows.put(handoffs.marks_of(tenant, state.shipment.epoch) + session.encode(), found.encode())
+                marked.add(session)
 
     # -- the target -----------------------------------------------------------------------------------------------
 
@@ -272,13 +272,17 @@ class Tenants:
         prefix = sessions.key_of(chunk.tenant, chunk.epoch, "")
         rows = total = 0
         for item in chunk.items:
-            table, key = self._place_of(chunk, item, prefix)
-            more, sum_ = chunks.replaced(item.table, item.name, table.get(key), item.row)
+            name, text, row = item
+            if name == SESSION:
+                table, key = self._sessions, prefix + text.encode()
+            else:
+                table, key = self._place_of(chunk, item, prefix)
+            more, sum_ = chunks.replaced(name, text, table.get(key), row)
             rows, total = rows + more, total + sum_
-            if item.row is None:
+            if row is None:
                 table.delete(key)
             else:
-                table.put(key, item.row)
+                table.put(key, row)
         passing("move-stages")
         unit = self._context.engine.unit
         unit.weight += len(chunk.items)
@@ -292,4 +296,4 @@ class Tenants:
         if item.table.startswith(TABLE_OF):
             mover = item.table.removeprefix(TABLE_OF)
             return self._rows, handoffs.parts_of(chunk.tenant, chunk.epoch) + f"{mover}\0{item.name}".encode()
-        return (self._sessions if item.table == SESSION else self._waiting), prefix + item.name.encode()
+        return self._waiting, prefix + item.name.encode()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from app.protocol.shipping import Shipment
 
-
 REST_MAX_S = 0.2
 """No rest is longer, whatever a slice has taken on a machine that is short of time."""
 

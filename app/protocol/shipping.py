@@ -4,7 +4,7 @@
                             │                       │
                             └───────Aborted─────────┴──▶ (none), the tenant is served as before
 
-*Copying* scans the tenant's sessions once, by name. A session that changes meanwhile is *marked*: its mark is a row, so
+*Copying* scans the tenant's sessions once, by name. One that changes behind the scan is *marked*: its mark is a row, so
 that nothing is forgotten when the host dies, and it holds the hash of the version that was shipped, so that shipping
 the new one keeps the checksum right (L10). Marked sessions are shipped after the scan, in rounds; when few are left, or
 no fewer than the round before, the source is ready. *Frozen* performs nothing of the tenant: what is still marked goes,
@@ -225,14 +225,17 @@ def _shrinking(shipment: Shipment, marked: int) -> bool:
     return shipment.begun < 0 or 4 * marked <= 3 * shipment.begun
 
 
-def mark(state: Shipping, session: str, before: bytes | None) -> str:
+def mark(state: Shipping, session: str, before: bytes | None) -> str | None:
     """The mark of a session that changes and is not marked yet: the hash of the version that was shipped, or nothing.
 
-    ``before`` is its row before the change, None if there was none.
+    ``before`` is its row before the change, None if there was none. One that the scan has still to come to needs no
+    mark, and the answer is None: it is shipped as it is then. A session that is new does: the scan may not find it.
     """
     shipment = state.shipment
-    if before is None or not (shipment.scanned or session <= shipment.cursor):
+    if before is None:
         return ""
+    if not shipment.scanned and session > shipment.cursor:
+        return None
     return f"{fingerprint(SESSION, session, before):032x}"
 
 

@@ -21,6 +21,7 @@ from app.protocol.murmur2 import partition_of
 from app.protocol.placement import home_of
 from app.topics import Names
 from tests.benchmarks.bench import Bench
+from tests.benchmarks.handover import steps
 from tests.benchmarks.kafka import LIMIT_S, preload
 from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, figure, of, percentile
 from tests.benchmarks.traffic import KIND, Results, Sender, account, settle
@@ -40,6 +41,7 @@ GAP_S: Final = 0.5
 AFTER_S: Final = 1.0
 WARM_S: Final = 2.0
 DRAWN: Final = 4_000
+PARTS: Final = ("drain", "ship", "install", "decide", "open")
 
 
 class Traffic(Sender):
@@ -80,10 +82,10 @@ class Traffic(Sender):
             mine = result["tenant"] == self._tenant
             (self.mine if mine else self.others).append((moment, moment - self._at[int(number)], result["server"]))
 
-    def pause(self, old: int, new: int) -> float:
-        """Seconds between the last result of the one server and the first of the other after it."""
+    def pause(self, old: int, new: int) -> tuple[float, float]:
+        """The moments of the last result of the one server and of the first of the other after it."""
         last = max(moment for moment, _, server in self.mine if server == old)
-        return min(moment for moment, _, server in self.mine if server == new and moment > last) - last
+        return last, min(moment for moment, _, server in self.mine if server == new and moment > last)
 
     def reached(self, server: int) -> bool:
         """Did the tenant's last result come from this server?"""
@@ -179,8 +181,13 @@ def _move(workers: Workers, mover: Mover, traffic: Traffic, tenant: str, number:
     time.sleep(AFTER_S if number == 0 else 0)
     phases = [(e["phase"], _at(e) - epoch_s - begun) for e in mover.events if _is_phase(e, event)]
     copied = dict(phases)["cutting"]
+    last, first = traffic.pause(home, target)
+    cut_ms = int((epoch_s + begun + copied) * 1000)
+    said = steps(workers.config, mover.names, workers.settings.routers, event, cut_ms)
     sample = {
-        "pause_s": traffic.pause(home, target),
+        "pause_s": first - last,
+        "parts_s": _parts(said, epoch_s + last, epoch_s + first),
+        "late_rows": said.get("late_rows"),
         "router_pause_s": event["pause_ms"] / 1000,
         "took_s": ended - begun,
         "copied_s": copied,
@@ -197,6 +204,24 @@ def _move(workers: Workers, mover: Mover, traffic: Traffic, tenant: str, number:
             recent = [(moment - begun, took) for moment, took, _ in found if moment > begun - BEFORE_S]
             sample[name] = recent[:: max(1, len(recent) // DRAWN)]
     return sample
+
+
+def _parts(said: dict[str, Any], last: float, first: float) -> dict[str, float]:
+    """What the pause consists of, in seconds; nothing if a record was deleted before it could be read.
+
+    From the last result to the source's last word (``ship``), from there to the target's (``install``), to the
+    router's (``decide``), and to the first result (``open``). ``drain``: how long after the cut the last result came.
+    """
+    if not said.keys() >= {"cut", "complete", "installed", "commit"}:
+        return {}
+    cut, shipped, installed, decided = (said[name] / 1000 for name in ("cut", "complete", "installed", "commit"))
+    return {
+        "drain": last - cut,
+        "ship": shipped - last,
+        "install": installed - shipped,
+        "decide": decided - installed,
+        "open": first - decided,
+    }
 
 
 def _is_phase(event: dict[str, Any], end: dict[str, Any]) -> bool:
@@ -245,6 +270,11 @@ def judge(samples: Sequence[Sample]) -> list[Measurement]:
         found.append(
             figure(f"{title}, whole move", "s", [move["took_s"] for move in moves if move["sessions"] == size])
         )
+        for part in PARTS:
+            parts = [move["parts_s"][part] * 1000 for move in these if move.get("parts_s")]
+            found.append(figure(f"{title}, {part}, p50", "ms", parts))
+        late = [float(move["late_rows"]) for move in these if move.get("late_rows") is not None]
+        found.append(figure(f"rows of {size} sessions sent after the cut, p50", "", late))
     if len(sizes) > 1:
         ratio = pauses[sizes[-1]] / pauses[sizes[0]]
         goal = Goal("≤", 1.5) if full else None

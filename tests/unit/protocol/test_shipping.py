@@ -173,8 +173,8 @@ def test_rounds_of_marked_sessions() -> None:
     [
         (replace(NEW, cursor="m"), "m", b"{}", True),
         (replace(NEW, cursor="m"), "a", b"{}", True),
-        (replace(NEW, cursor="m"), "n", b"{}", False),
-        (NEW, "a", b"{}", False),
+        (replace(NEW, cursor="m"), "a", None, False),
+        (replace(NEW, cursor="m"), "n", None, False),
         (SCANNED, "z", b"{}", True),
         (SCANNED, "z", None, False),
     ],
@@ -185,6 +185,11 @@ def test_a_mark_remembers_the_version_that_was_shipped(
     expected = f"{fingerprint(SESSION, session, b'{}'):032x}" if shipped else ""
     assert mark(Copying(shipment), session, before) == expected
     assert mark(Frozen(shipment), session, before) == expected
+
+
+@pytest.mark.parametrize(("cursor", "session"), [("m", "n"), ("", "a")])
+def test_what_the_scan_has_still_to_come_to_needs_no_mark(cursor: str, session: str) -> None:
+    assert mark(Copying(replace(NEW, cursor=cursor)), session, b"{}") is None
 
 
 def test_what_a_marked_session_adds() -> None:
