@@ -10,7 +10,7 @@ the new one keeps the checksum right (L10). Marked sessions are shipped after th
 no fewer than the round before, the source is ready. *Frozen* performs nothing of the tenant: what is still marked goes,
 then the waiting tasks, then Complete with count and checksum.
 
-Chunks go between batches, and no more than ``WINDOW`` bytes are in flight until the target says that it has taken
+Chunks go between batches, and no more than a window of bytes is in flight until the target says that it has taken
 them (L9). Nothing here holds rows: :func:`ahead` names the next page, the caller ships it and tells what it had.
 """
 
@@ -21,8 +21,11 @@ from app.errors import LocalProtocolError
 from app.protocol.chunks import EMPTY, SESSION, Digest, fingerprint
 from app.protocol.control import Abort, Commit, Complete, Control, Cut, Prepare, Progress, Ready, Received, Refused
 
-WINDOW = 256 * 1024
-"""Bytes of one migration that may be in flight: so much at most the target finds at once when it has been busy."""
+WINDOW = 4 * 2**20
+"""Bytes of one migration that may be in flight."""
+
+WINDOW_SERVED = 256 * 1024
+"""The same while the tenant is served, which is in no hurry: what a busy target finds at once delays its own tasks."""
 
 FEW = 200
 """So few marked sessions are left for the cut, where the tenant stands still while they are shipped."""
@@ -201,7 +204,7 @@ Task: TypeAlias = ShipSessions | ShipMarked | ShipWaiting | Conclude
 def ahead(state: Shipping, marked: int) -> Task | None:
     """What the source does next, given how many sessions are marked; None: wait for a record."""
     shipment = state.shipment
-    if shipment.sent - shipment.taken >= WINDOW:
+    if shipment.sent - shipment.taken >= (WINDOW if isinstance(state, Frozen) else WINDOW_SERVED):
         return None
     if not shipment.scanned:
         return ShipSessions(shipment.cursor)

@@ -12,6 +12,7 @@ from app.protocol.control import Abort, Commit, Complete, Cut, Prepare, Progress
 from app.protocol.shipping import (
     FEW,
     WINDOW,
+    WINDOW_SERVED,
     Conclude,
     Concluded,
     Copying,
@@ -142,8 +143,9 @@ SCANNED = replace(NEW, scanned=True)
         (Frozen(replace(SCANNED, cursor="m\0" + "0" * 12)), 0, ShipWaiting("m\0" + "0" * 12)),
         (Frozen(SCANNED, waiting=True), 0, Conclude()),
         (Frozen(SCANNED, waiting=True, complete=True), 0, None),
-        (Copying(replace(NEW, sent=WINDOW)), 9, None),
-        (Copying(replace(NEW, sent=WINDOW, taken=1)), 9, ShipSessions("")),
+        (Copying(replace(NEW, sent=WINDOW_SERVED)), 9, None),
+        (Copying(replace(NEW, sent=WINDOW_SERVED, taken=1)), 9, ShipSessions("")),
+        (Frozen(replace(SCANNED, sent=WINDOW_SERVED), waiting=True), 9, ShipMarked()),
         (Frozen(replace(SCANNED, sent=WINDOW), waiting=True), 0, None),
     ],
 )
