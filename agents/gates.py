@@ -18,7 +18,7 @@ from app.engine.fetch import Record
 from app.engine.places import Place
 from app.errors import LocalProtocolError
 from app.protocol import migration, moves, parking
-from app.protocol.control import PARKED_HEADER, Control, ParkedDue, decode_parked, encode, encode_parked
+from app.protocol.control import PARKED_HEADER, Control, ParkedDue, Progress, decode_parked, encode, encode_parked
 from app.protocol.moves import Cutting, Moment, Placement, Releasing, Settled, State
 from app.protocol.parking import WakeUps
 from app.protocol.placement import home_of
@@ -93,6 +93,8 @@ class Gates:
         self._parked = place.rows[parked.NAME]
         self.announcer = Announcer(context.engine, context.names, place.rows[outcomes.NAME])
         self.moving: dict[bytes, State] = {}
+        self.copied: dict[bytes, dict[int, tuple[int, int]]] = {}
+        """Rows and bytes that each source of a move has sent, as it told this host last."""
         self._changed: set[bytes] = set()
         self._delivered: list[Task] = []
         self._reader = context.reader(place.number)
@@ -129,11 +131,16 @@ class Gates:
         if isinstance(after, Settled):
             if after is not before:
                 self._placements.put(key, placements.encode(after))
+            self.copied.pop(key, None)
             if self.moving.pop(key, None) is not None:
                 self._changed.discard(key)
         elif after is not before:
             self.moving[key] = after
             self._changed.add(key)
+            ours = (after.placement.tried, after.move.sources)
+            if isinstance(event, Progress) and event.epoch == ours[0] and event.server in ours[1]:
+                told = {event.server: (event.rows, event.bytes)}
+                self.copied[key] = {**self.copied.get(key, {}), **told}
         if after is not before:
             # Before anything else: whatever comes next of this tenant must not pass by its gate.
             self._unsettle(key)

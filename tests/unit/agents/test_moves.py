@@ -320,7 +320,12 @@ def test_a_copy_keeps_its_pace_however_often_the_target_answers(monkeypatch: pyt
         while not any(event["event"] == "migration-phase" for event in town.events()):
             town.turn()
         assert time.time() + town.skipped - begun >= (slices - 1) * pacing.CALM.period_s
+        gates = town.router().resident.gates  # type: ignore[attr-defined]
+        (told,) = gates.copied[TENANT.encode()].items()
+        assert told[0] == HOME
+        assert 0 < told[1][0] <= slices * pacing.CALM.rows
         town.quiet()
+        assert gates.copied == {}
         assert town.final("m")["rows"] == slices * pacing.CALM.rows
         clean(town, slices * pacing.CALM.rows, 1)
 
