@@ -137,8 +137,11 @@ class Gates:
         elif after is not before:
             self.moving[key] = after
             self._changed.add(key)
-            ours = (after.placement.tried, after.move.sources)
-            if isinstance(event, Progress) and event.epoch == ours[0] and event.server in ours[1]:
+            if (
+                isinstance(event, Progress)
+                and event.epoch == after.placement.tried
+                and event.server in after.move.sources
+            ):
                 told = {event.server: (event.rows, event.bytes)}
                 self.copied[key] = {**self.copied.get(key, {}), **told}
         if after is not before:
