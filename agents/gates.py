@@ -152,6 +152,11 @@ class Gates:
         if type(after) is not type(before):
             self._turned(before, after)
 
+    def _note(self, key: bytes, sources: tuple[int, ...], said: Progress) -> None:
+        # The target tells of itself, too: what it does is no part of the copy.
+        if said.server in sources:
+            self.copied[key] = {**self.copied.get(key, {}), said.server: (said.rows, said.bytes)}
+
     def _turned(self, before: State, after: State) -> None:
         """A phase has begun: what matters to somebody who waits goes out at once."""
         counts = self._context.counts

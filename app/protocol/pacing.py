@@ -29,7 +29,7 @@ class Pace:
         return min(max(self.period_s * sharing - spent_s, self.rest * spent_s * sharing, 0.0), REST_MAX_S)
 
 
-CALM = Pace(rows=80, period_s=0.01, rest=9.0)
+CALM = Pace(rows=160, period_s=0.02, rest=9.0)
 """The pace of a copy: 8,000 rows a second, and a tenth of the server's time."""
 
 QUICK = Pace(rows=400, period_s=0.01, rest=4.0)
@@ -38,7 +38,7 @@ QUICK = Pace(rows=400, period_s=0.01, rest=4.0)
 SORTING = Pace(rows=0, period_s=0.0, rest=4.0)
 """That of sorting keys, which is nobody else's work."""
 
-SWEEP = Pace(rows=80, period_s=0.01, rest=9.0)
+SWEEP = Pace(rows=160, period_s=0.02, rest=9.0)
 """That of deleting rows."""
 
 
