@@ -18,6 +18,7 @@ import orjson
 from app.client.commands import Commands
 from app.observe.reading import wait_for_results
 from app.protocol.murmur2 import partition_of
+from app.protocol.pacing import SWEEP
 from app.protocol.placement import home_of
 from app.topics import Names
 from tests.benchmarks.bench import Bench
@@ -40,6 +41,8 @@ QUIET_MAX_S: Final = 10.0
 GAP_S: Final = 0.5
 AFTER_S: Final = 1.0
 WARM_S: Final = 2.0
+SWEPT: Final = 1.3
+"""So many times as long as it should take is waited for the deletion of what has left."""
 DRAWN: Final = 4_000
 PARTS: Final = ("drain", "ship", "install", "decide", "open")
 
@@ -120,6 +123,8 @@ def measure(bench: Bench) -> Iterator[Sample]:
                     paired = size != FEW and number < options.pairs
                     sample = _move(workers, mover, traffic, tenant, number, quiet_s if paired else GAP_S)
                     quiet_s = min(QUIET_MAX_S, sample["copied_s"])
+                    if paired:
+                        sample |= _sweeping(traffic, sample["rows"])
                     known = {"sessions": size, "rate": options.moving_rate, "number": number, "paired": paired}
                     yield {"series": "move", **known, **sample}
                 traffic.stop()
@@ -206,6 +211,14 @@ def _move(workers: Workers, mover: Mover, traffic: Traffic, tenant: str, number:
     return sample
 
 
+def _sweeping(traffic: Traffic, rows: int) -> dict[str, float]:
+    """What neighbours notice while the old server deletes what it had; then that is over, and nothing moves."""
+    begun = time.monotonic()
+    takes_s = rows / SWEEP.rows * SWEEP.period_s
+    time.sleep(takes_s * SWEPT)
+    return {"p99_sweeping_s": percentile(0.99)(traffic.neighbours(begun, begun + takes_s))}
+
+
 def _parts(said: dict[str, Any], last: float, first: float) -> dict[str, float]:
     """What the pause consists of, in seconds; nothing if a record was deleted before it could be read.
 
@@ -283,6 +296,9 @@ def judge(samples: Sequence[Sample]) -> list[Measurement]:
     title = f"neighbours' p99 while {sizes[-1] if sizes else 0} sessions are copied"
     limit = Goal("≤", 1.5, of_ratio=True) if full else None
     found.append(compared(title, "ms", pairs, "nothing moves", goal=limit))
+    swept = [(move["p99_sweeping_s"] * 1000, move["p99_before_s"] * 1000) for move in moves if "p99_sweeping_s" in move]
+    title = f"neighbours' p99 while {sizes[-1] if sizes else 0} sessions are deleted"
+    found.append(compared(title, "ms", swept, "nothing moves"))
     releases = of(samples, "release")
     rates = [run["parked"] / run["took_s"] for run in releases]
     goal = Goal("≥", 50_000) if all(run["parked"] >= MEANT["parked"] for run in releases) else None
