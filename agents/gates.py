@@ -18,7 +18,7 @@ from app.engine.fetch import Record
 from app.engine.places import Place
 from app.errors import LocalProtocolError
 from app.protocol import migration, moves, parking
-from app.protocol.control import PARKED_HEADER, Control, ParkedDue, decode_parked, encode, encode_parked
+from app.protocol.control import PARKED_HEADER, Control, ParkedDue, Progress, decode_parked, encode, encode_parked
 from app.protocol.moves import Cutting, Moment, Placement, Releasing, Settled, State
 from app.protocol.parking import WakeUps
 from app.protocol.placement import home_of
@@ -93,6 +93,8 @@ class Gates:
         self._parked = place.rows[parked.NAME]
         self.announcer = Announcer(context.engine, context.names, place.rows[outcomes.NAME])
         self.moving: dict[bytes, State] = {}
+        self.copied: dict[bytes, dict[int, tuple[int, int]]] = {}
+        """Rows and bytes that each source of a move has sent, as it told this host last."""
         self._changed: set[bytes] = set()
         self._delivered: list[Task] = []
         self._reader = context.reader(place.number)
@@ -129,11 +131,19 @@ class Gates:
         if isinstance(after, Settled):
             if after is not before:
                 self._placements.put(key, placements.encode(after))
+            self.copied.pop(key, None)
             if self.moving.pop(key, None) is not None:
                 self._changed.discard(key)
         elif after is not before:
             self.moving[key] = after
             self._changed.add(key)
+            if (
+                isinstance(event, Progress)
+                and event.epoch == after.placement.tried
+                and event.server in after.move.sources
+            ):
+                told = {event.server: (event.rows, event.bytes)}
+                self.copied[key] = {**self.copied.get(key, {}), **told}
         if after is not before:
             # Before anything else: whatever comes next of this tenant must not pass by its gate.
             self._unsettle(key)
@@ -141,6 +151,11 @@ class Gates:
             self._perform(key, after, effect, task, moment)
         if type(after) is not type(before):
             self._turned(before, after)
+
+    def _note(self, key: bytes, sources: tuple[int, ...], said: Progress) -> None:
+        # The target tells of itself, too: what it does is no part of the copy.
+        if said.server in sources:
+            self.copied[key] = {**self.copied.get(key, {}), said.server: (said.rows, said.bytes)}
 
     def _turned(self, before: State, after: State) -> None:
         """A phase has begun: what matters to somebody who waits goes out at once."""

@@ -20,10 +20,8 @@ from agents.endings import Endings
 from agents.expiry import Expiry
 from agents.held import HeldTask, name_of
 from agents.line import Line
-from agents.parts import Parts
 from agents.performing import Again, Failed, unknown
 from agents.suspicion import Verdict, Vigilance
-from agents.tenants import Tenants
 from app.engine.driver import Delivery
 from app.engine.fetch import Batch, Record
 from app.engine.offsets import Partition
@@ -86,9 +84,8 @@ class Server:
             find=lambda tenant, session: self._cells.get((tenant, session)) or self._load(tenant, session),
             touch=self._touch,
         )
-        self.copying = Copying(context, place)
-        self.tenants = self.copying.tenants = Tenants(context, place, self, self.copying.stir)
-        self.copying.parts = Parts(context, place, self.tenants)
+        self.copying = Copying(context, place, self)
+        self.tenants = self.copying.tenants
         self.drains = Drains(context, place, self.tenants)
         self.alignment = self.tenants.views = Alignment(context, place, self.tenants, self)
         self._line.reopen(self.alignment.waiting_at_open())

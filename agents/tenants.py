@@ -84,10 +84,14 @@ class Tenants:
             if known.shipping is not None:
                 prefix = handoffs.marks_of(tenant, known.shipping.shipment.epoch)
                 self.marked[tenant] = {key[len(prefix) :].decode() for key, _ in self._rows.scan(prefix)}
-        self.chores: dict[bytes, None] = {key: None for prefix in handoffs.CHORES for key, _ in self._rows.scan(prefix)}
+        self.asked = self._keys(handoffs.ASKED)
+        self.sweeps = self._keys(handoffs.SWEEPS)
         """The rows that say what is to be done in the background, in their order."""
-        if self.marked or self.chores:
+        if self.marked or self.asked or self.sweeps:
             stirred()
+
+    def _keys(self, prefixes: tuple[bytes, ...]) -> dict[bytes, None]:
+        return {key: None for prefix in prefixes for key, _ in self._rows.scan(prefix)}
 
     # -- what is known --------------------------------------------------------------------------------------------
 
@@ -159,6 +163,9 @@ class Tenants:
     def _perform(self, tenant: str, before: Tenancy, known: Tenancy, effect: tenancy.Effect) -> None:
         names = self._context.names
         match effect:
+            case shipping.Freeze():
+                # Done before the tenancy was kept. The tenant stands still from here on: what else has come can wait.
+                self._context.engine.hurry()
             case shipping.Tell(record):
                 assert known.shipping is not None
                 self.write(names.commands, known.shipping.shipment.router, record)
@@ -182,8 +189,6 @@ class Tenants:
                 passing("move-installed")
             case staging.Acknowledge(source, record):
                 self.write(names.handoffs, source, record)
-            case shipping.Freeze():
-                """Done before the tenancy was kept."""
 
     def write(self, topic: str, partition: int, record: Control) -> None:
         """Say something to a router or another server."""
@@ -199,7 +204,7 @@ class Tenants:
 
     def _add_chore(self, key: bytes, row: bytes) -> None:
         self._rows.put(key, row)
-        self.chores[key] = None
+        (self.sweeps if key.startswith(handoffs.SWEEPS) else self.asked)[key] = None
         self.stirred()
 
     def chore(self, key: bytes) -> bytes:
@@ -211,7 +216,7 @@ class Tenants:
     def done(self, key: bytes) -> None:
         """Nothing is left of a chore."""
         self._rows.delete(key)
-        del self.chores[key]
+        del (self.sweeps if key.startswith(handoffs.SWEEPS) else self.asked)[key]
 
     # -- the source: sessions that change ---------------------------------------------------------------------------
 
@@ -220,10 +225,10 @@ class Tenants:
         marked = self.marked[tenant]
         state = self.known(tenant).shipping
         if session not in marked and state is not None:
-            before = self._sessions.get(row_key)
-            key = handoffs.marks_of(tenant, state.shipment.epoch) + session.encode()
-            self._rows.put(key, shipping.mark(state, session, before).encode())
-            marked.add(session)
+            found = shipping.mark(state, session, self._sessions.get(row_key))
+            if found is not None:
+                self._rows.put(handoffs.marks_of(tenant, state.shipment.epoch) + session.encode(), found.encode())
+                marked.add(session)
 
     # -- the target -----------------------------------------------------------------------------------------------
 
@@ -267,13 +272,17 @@ class Tenants:
         prefix = sessions.key_of(chunk.tenant, chunk.epoch, "")
         rows = total = 0
         for item in chunk.items:
-            table, key = self._place_of(chunk, item, prefix)
-            more, sum_ = chunks.replaced(item.table, item.name, table.get(key), item.row)
+            name, text, row = item
+            if name == SESSION:
+                table, key = self._sessions, prefix + text.encode()
+            else:
+                table, key = self._place_of(chunk, item, prefix)
+            more, sum_ = chunks.replaced(name, text, table.get(key), row)
             rows, total = rows + more, total + sum_
-            if item.row is None:
+            if row is None:
                 table.delete(key)
             else:
-                table.put(key, item.row)
+                table.put(key, row)
         passing("move-stages")
         unit = self._context.engine.unit
         unit.weight += len(chunk.items)
@@ -287,4 +296,4 @@ class Tenants:
         if item.table.startswith(TABLE_OF):
             mover = item.table.removeprefix(TABLE_OF)
             return self._rows, handoffs.parts_of(chunk.tenant, chunk.epoch) + f"{mover}\0{item.name}".encode()
-        return (self._sessions if item.table == SESSION else self._waiting), prefix + item.name.encode()
+        return self._waiting, prefix + item.name.encode()

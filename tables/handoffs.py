@@ -19,7 +19,7 @@ session has come from ``source``, a :class:`tables.parked.Kept` |
 Epochs, routers and servers are decimal.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import orjson
@@ -35,6 +35,7 @@ from app.protocol.staging import State as StagingState
 from app.protocol.tenancy import Tenancy
 
 NAME = "handoffs"
+_SHIPMENT = tuple(field.name for field in fields(Shipment))
 VERSION = 1
 
 TENANT = b"tenant\0"
@@ -49,8 +50,9 @@ INSTALL = b"install\0"
 VIEW = b"view\0"
 HELD = b"held\0"
 
-CHORES = (INSTALL, UNMARK, SWEEP, MEASURE)
-"""The prefixes of rows that say what is to be done in the background."""
+ASKED = (INSTALL, MEASURE)
+SWEEPS = (UNMARK, SWEEP)
+"""The prefixes of rows that say what is to be done in the background: what somebody waits for, and what nobody does."""
 
 
 def tenant_key(tenant: str) -> bytes:
@@ -161,7 +163,8 @@ def decode(row: bytes) -> Tenancy:
 
 def _shipment(shipment: Shipment) -> dict[str, Any]:
     # A checksum has 128 bits; numbers in JSON have 53 that everybody reads.
-    return {**asdict(shipment), "digest": [shipment.digest.rows, shipment.digest.text]}
+    found = {name: getattr(shipment, name) for name in _SHIPMENT}
+    return {**found, "digest": [shipment.digest.rows, shipment.digest.text]}
 
 
 def _parts(parts: tuple[Part, ...]) -> list[list[Any]]:

@@ -27,8 +27,10 @@ HAND_OFF_KEY = b"!hand-off"
 SESSION = "s"
 WAITING = "w"
 
-_BITS = 128
-_MODULUS = 1 << _BITS
+_BYTES = 16
+_MODULUS = 1 << 8 * _BYTES
+_KEY_BYTES = 64
+"""BLAKE2b takes no longer key; a longer name is hashed first."""
 _BEGIN = b',"rows":['
 
 
@@ -91,12 +93,9 @@ EMPTY = Digest()
 def fingerprint(table: str, name: str, row: bytes) -> int:
     """The hash of one row: BLAKE2b-128 of table, name and bytes, as a number."""
     head = f"{table}\0{name}\0".encode()
-    return int.from_bytes(blake2b(row, digest_size=_BITS // 8, key=_key(head)).digest(), "big")
-
-
-def _key(head: bytes) -> bytes:
-    """BLAKE2b takes a key of at most 64 bytes; a longer name is hashed first."""
-    return head if len(head) <= 64 else blake2b(head).digest()
+    if len(head) > _KEY_BYTES:
+        head = blake2b(head).digest()
+    return int.from_bytes(blake2b(row, digest_size=_BYTES, key=head).digest(), "big")
 
 
 def replaced(table: str, name: str, before: bytes | None, after: bytes | None) -> tuple[int, int]:

@@ -4,13 +4,13 @@
                             │                       │
                             └───────Aborted─────────┴──▶ (none), the tenant is served as before
 
-*Copying* scans the tenant's sessions once, by name. A session that changes meanwhile is *marked*: its mark is a row, so
+*Copying* scans the tenant's sessions once, by name. One that changes behind the scan is *marked*: its mark is a row, so
 that nothing is forgotten when the host dies, and it holds the hash of the version that was shipped, so that shipping
 the new one keeps the checksum right (L10). Marked sessions are shipped after the scan, in rounds; when few are left, or
 no fewer than the round before, the source is ready. *Frozen* performs nothing of the tenant: what is still marked goes,
 then the waiting tasks, then Complete with count and checksum.
 
-Chunks go between batches, and no more than ``WINDOW`` bytes are in flight until the target says that it has taken
+Chunks go between batches, and no more than a window of bytes is in flight until the target says that it has taken
 them (L9). Nothing here holds rows: :func:`ahead` names the next page, the caller ships it and tells what it had.
 """
 
@@ -23,6 +23,9 @@ from app.protocol.control import Abort, Commit, Complete, Control, Cut, Prepare,
 
 WINDOW = 4 * 2**20
 """Bytes of one migration that may be in flight."""
+
+WINDOW_SERVED = 256 * 1024
+"""The same while the tenant is served, which is in no hurry: what a busy target finds at once delays its own tasks."""
 
 FEW = 200
 """So few marked sessions are left for the cut, where the tenant stands still while they are shipped."""
@@ -201,7 +204,7 @@ Task: TypeAlias = ShipSessions | ShipMarked | ShipWaiting | Conclude
 def ahead(state: Shipping, marked: int) -> Task | None:
     """What the source does next, given how many sessions are marked; None: wait for a record."""
     shipment = state.shipment
-    if shipment.sent - shipment.taken >= WINDOW:
+    if shipment.sent - shipment.taken >= (WINDOW if isinstance(state, Frozen) else WINDOW_SERVED):
         return None
     if not shipment.scanned:
         return ShipSessions(shipment.cursor)
@@ -225,14 +228,17 @@ def _shrinking(shipment: Shipment, marked: int) -> bool:
     return shipment.begun < 0 or 4 * marked <= 3 * shipment.begun
 
 
-def mark(state: Shipping, session: str, before: bytes | None) -> str:
+def mark(state: Shipping, session: str, before: bytes | None) -> str | None:
     """The mark of a session that changes and is not marked yet: the hash of the version that was shipped, or nothing.
 
-    ``before`` is its row before the change, None if there was none.
+    ``before`` is its row before the change, None if there was none. One that the scan has still to come to needs no
+    mark, and the answer is None: it is shipped as it is then. A session that is new does: the scan may not find it.
     """
     shipment = state.shipment
-    if before is None or not (shipment.scanned or session <= shipment.cursor):
+    if before is None:
         return ""
+    if not shipment.scanned and session > shipment.cursor:
+        return None
     return f"{fingerprint(SESSION, session, before):032x}"
 
 

@@ -1,8 +1,8 @@
 """What a worker can tell of tenants: where they live, and what moves. Calls may come from any thread."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from agents.router import Router
 from agents.server import Server
@@ -10,6 +10,9 @@ from app.engine.engine import Engine
 from app.protocol.moves import Copying, Cutting, Releasing, Settled, State
 from app.protocol.placement import home_of
 from tables import handoffs, placements, sessions
+
+Copied: TypeAlias = Mapping[int, tuple[int, int]]
+"""Rows and bytes that have left each source of a move."""
 
 WORDS: dict[type, str] = {Settled: "settled", Copying: "copying", Cutting: "cutting", Releasing: "releasing"}
 
@@ -42,21 +45,22 @@ def live_epoch(engine: Engine, server: int, tenant: str) -> int:
     return handoffs.decode(row).epoch if row is not None else 0
 
 
-def _moving(engine: Engine | None) -> Iterator[tuple[str, State]]:
+def _moving(engine: Engine | None) -> Iterator[tuple[str, State, Copied]]:
     for place in engine.places.running() if engine is not None else ():
         if isinstance(place.resident, Router):
             # A copy is one step of the interpreter, so that the engine's thread cannot disturb it.
             for key, state in place.resident.gates.moving.copy().items():
-                yield key.decode(), state
+                yield key.decode(), state, place.resident.gates.copied.get(key, {})
 
 
 def migrations(engine: Engine | None) -> list[dict[str, Any]]:
     """The migrations of the routers that are hosted here."""
-    return [{"tenant": tenant, **migration(state)} for tenant, state in sorted(_moving(engine))]
+    found = sorted(_moving(engine), key=lambda entry: entry[0])
+    return [{"tenant": tenant, **migration(state, copied)} for tenant, state, copied in found]
 
 
-def migration(state: State) -> dict[str, Any]:
-    """A move under way."""
+def migration(state: State, copied: Copied) -> dict[str, Any]:
+    """A move under way; ``copied``: what its sources have told."""
     assert not isinstance(state, Settled)
     move = state.move
     lot = state.lot if isinstance(state, Cutting | Releasing) else None
@@ -68,6 +72,8 @@ def migration(state: State) -> dict[str, Any]:
         "epoch": state.placement.tried,
         "parked": 0 if lot is None else lot.parked - lot.released,
         "redelayed": 0 if lot is None else lot.redelayed,
+        "rows": sum(rows for rows, _ in copied.values()),
+        "bytes": sum(size for _, size in copied.values()),
         "started": _iso(move.ordered_ms),
     }
 
@@ -79,7 +85,7 @@ def parked(engine: Engine | None) -> int:
 
 def parked_s(engine: Engine | None, now: float) -> float:
     """For how many seconds tasks have been parked of the tenant that stands still longest; ``now``: Unix time."""
-    cuts = [cut_ms for _, state in _moving(engine) if (cut_ms := _parked_since(state)) is not None]
+    cuts = [cut_ms for _, state, _ in _moving(engine) if (cut_ms := _parked_since(state)) is not None]
     return max(0.0, now - min(cuts) / 1000) if cuts else 0.0
 
 
@@ -96,7 +102,9 @@ def _parked_since(state: State) -> int | None:
 
 def read(engine: Engine, router: int, servers: int, tenant: str) -> dict[str, Any]:
     """A tenant's row at its router, which is hosted here."""
-    row = engine.places.all[f"router-{router}"].rows[placements.NAME].peek(tenant.encode())
+    place = engine.places.all[f"router-{router}"]
+    row = place.rows[placements.NAME].peek(tenant.encode())
+    copied = place.resident.gates.copied.get(tenant.encode(), {}) if isinstance(place.resident, Router) else {}
     state = placements.decode(row) if row is not None else None
     if state is None:
         home = home_of(tenant.encode(), None, servers)
@@ -105,7 +113,7 @@ def read(engine: Engine, router: int, servers: int, tenant: str) -> dict[str, An
         "home": state.home,
         "epoch": state.placement.epoch,
         "state": WORDS[type(state)],
-        "migration": None if isinstance(state, Settled) else migration(state),
+        "migration": None if isinstance(state, Settled) else migration(state, copied),
         "history": [
             {"epoch": p.epoch, "from": p.origin, "to": p.to, "at": _iso(p.at_ms), "id": p.id, "reason": p.reason}
             for p in state.placement.history

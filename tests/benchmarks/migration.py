@@ -18,9 +18,11 @@ import orjson
 from app.client.commands import Commands
 from app.observe.reading import wait_for_results
 from app.protocol.murmur2 import partition_of
+from app.protocol.pacing import SWEEP
 from app.protocol.placement import home_of
 from app.topics import Names
 from tests.benchmarks.bench import Bench
+from tests.benchmarks.handover import steps
 from tests.benchmarks.kafka import LIMIT_S, preload
 from tests.benchmarks.measurement import Goal, Measurement, Sample, compared, figure, of, percentile
 from tests.benchmarks.traffic import KIND, Results, Sender, account, settle
@@ -39,7 +41,10 @@ QUIET_MAX_S: Final = 10.0
 GAP_S: Final = 0.5
 AFTER_S: Final = 1.0
 WARM_S: Final = 2.0
+SWEPT: Final = 1.3
+"""So many times as long as it should take is waited for the deletion of what has left."""
 DRAWN: Final = 4_000
+PARTS: Final = ("drain", "ship", "install", "decide", "open")
 
 
 class Traffic(Sender):
@@ -80,10 +85,10 @@ class Traffic(Sender):
             mine = result["tenant"] == self._tenant
             (self.mine if mine else self.others).append((moment, moment - self._at[int(number)], result["server"]))
 
-    def pause(self, old: int, new: int) -> float:
-        """Seconds between the last result of the one server and the first of the other after it."""
+    def pause(self, old: int, new: int) -> tuple[float, float]:
+        """The moments of the last result of the one server and of the first of the other after it."""
         last = max(moment for moment, _, server in self.mine if server == old)
-        return min(moment for moment, _, server in self.mine if server == new and moment > last) - last
+        return last, min(moment for moment, _, server in self.mine if server == new and moment > last)
 
     def reached(self, server: int) -> bool:
         """Did the tenant's last result come from this server?"""
@@ -118,6 +123,8 @@ def measure(bench: Bench) -> Iterator[Sample]:
                     paired = size != FEW and number < options.pairs
                     sample = _move(workers, mover, traffic, tenant, number, quiet_s if paired else GAP_S)
                     quiet_s = min(QUIET_MAX_S, sample["copied_s"])
+                    if paired:
+                        sample |= _sweeping(traffic, sample["rows"])
                     known = {"sessions": size, "rate": options.moving_rate, "number": number, "paired": paired}
                     yield {"series": "move", **known, **sample}
                 traffic.stop()
@@ -179,8 +186,13 @@ def _move(workers: Workers, mover: Mover, traffic: Traffic, tenant: str, number:
     time.sleep(AFTER_S if number == 0 else 0)
     phases = [(e["phase"], _at(e) - epoch_s - begun) for e in mover.events if _is_phase(e, event)]
     copied = dict(phases)["cutting"]
+    last, first = traffic.pause(home, target)
+    cut_ms = int((epoch_s + begun + copied) * 1000)
+    said = steps(workers.config, mover.names, workers.settings.routers, event, cut_ms)
     sample = {
-        "pause_s": traffic.pause(home, target),
+        "pause_s": first - last,
+        "parts_s": _parts(said, epoch_s + last, epoch_s + first),
+        "late_rows": said.get("late_rows"),
         "router_pause_s": event["pause_ms"] / 1000,
         "took_s": ended - begun,
         "copied_s": copied,
@@ -197,6 +209,32 @@ def _move(workers: Workers, mover: Mover, traffic: Traffic, tenant: str, number:
             recent = [(moment - begun, took) for moment, took, _ in found if moment > begun - BEFORE_S]
             sample[name] = recent[:: max(1, len(recent) // DRAWN)]
     return sample
+
+
+def _sweeping(traffic: Traffic, rows: int) -> dict[str, float]:
+    """What neighbours notice while the old server deletes what it had; then that is over, and nothing moves."""
+    begun = time.monotonic()
+    takes_s = rows / SWEEP.rows * SWEEP.period_s
+    time.sleep(takes_s * SWEPT)
+    return {"p99_sweeping_s": percentile(0.99)(traffic.neighbours(begun, begun + takes_s))}
+
+
+def _parts(said: dict[str, Any], last: float, first: float) -> dict[str, float]:
+    """What the pause consists of, in seconds; nothing if a record was deleted before it could be read.
+
+    From the last result to the source's last word (``ship``), from there to the target's (``install``), to the
+    router's (``decide``), and to the first result (``open``). ``drain``: how long after the cut the last result came.
+    """
+    if not said.keys() >= {"cut", "complete", "installed", "commit"}:
+        return {}
+    cut, shipped, installed, decided = (said[name] / 1000 for name in ("cut", "complete", "installed", "commit"))
+    return {
+        "drain": last - cut,
+        "ship": shipped - last,
+        "install": installed - shipped,
+        "decide": decided - installed,
+        "open": first - decided,
+    }
 
 
 def _is_phase(event: dict[str, Any], end: dict[str, Any]) -> bool:
@@ -245,6 +283,11 @@ def judge(samples: Sequence[Sample]) -> list[Measurement]:
         found.append(
             figure(f"{title}, whole move", "s", [move["took_s"] for move in moves if move["sessions"] == size])
         )
+        for part in PARTS:
+            parts = [move["parts_s"][part] * 1000 for move in these if move.get("parts_s")]
+            found.append(figure(f"{title}, {part}, p50", "ms", parts))
+        late = [float(move["late_rows"]) for move in these if move.get("late_rows") is not None]
+        found.append(figure(f"rows of {size} sessions sent after the cut, p50", "", late))
     if len(sizes) > 1:
         ratio = pauses[sizes[-1]] / pauses[sizes[0]]
         goal = Goal("≤", 1.5) if full else None
@@ -253,6 +296,9 @@ def judge(samples: Sequence[Sample]) -> list[Measurement]:
     title = f"neighbours' p99 while {sizes[-1] if sizes else 0} sessions are copied"
     limit = Goal("≤", 1.5, of_ratio=True) if full else None
     found.append(compared(title, "ms", pairs, "nothing moves", goal=limit))
+    swept = [(move["p99_sweeping_s"] * 1000, move["p99_before_s"] * 1000) for move in moves if "p99_sweeping_s" in move]
+    title = f"neighbours' p99 while {sizes[-1] if sizes else 0} sessions are deleted"
+    found.append(compared(title, "ms", swept, "nothing moves"))
     releases = of(samples, "release")
     rates = [run["parked"] / run["took_s"] for run in releases]
     goal = Goal("≥", 50_000) if all(run["parked"] >= MEANT["parked"] for run in releases) else None

@@ -132,8 +132,9 @@ class Server(Place):
             return
         key = handoffs.marks_of(tenant, state.shipment.epoch) + session.encode()
         if self.rows[handoffs.NAME].get(key) is None:
-            before = self.rows[sessions_table.NAME].get(row_key)
-            self.rows[handoffs.NAME].put(key, shipping.mark(state, session, before).encode())
+            found = shipping.mark(state, session, self.rows[sessions_table.NAME].get(row_key))
+            if found is not None:
+                self.rows[handoffs.NAME].put(key, found.encode())
 
     def store(self, tenant: str, now: Tenancy) -> None:
         if now != self.known(tenant):

@@ -271,10 +271,15 @@ def forgets_the_version_it_shipped(patch: pytest.MonkeyPatch) -> None:
 def believes_it_shipped_what_it_has_not(patch: pytest.MonkeyPatch) -> None:
     real = shipping.mark
 
-    def mark(state: Any, session: str, before: Any) -> str:
+    def mark(state: Any, session: str, before: Any) -> str | None:
         return real(replace(state, shipment=replace(state.shipment, scanned=True)), session, before)
 
     patch.setattr(shipping, "mark", mark)
+
+
+def marks_only_what_is_new(patch: pytest.MonkeyPatch) -> None:
+    """What changes behind the scan is taken for something that it has still to come to."""
+    patch.setattr(shipping, "mark", lambda state, session, before: "" if before is None else None)
 
 
 def leaves_what_waits_behind(patch: pytest.MonkeyPatch) -> None:
@@ -436,6 +441,7 @@ BREAKS: list[Break] = [
     keeps_marks_in_memory,
     forgets_the_version_it_shipped,
     believes_it_shipped_what_it_has_not,
+    marks_only_what_is_new,
     leaves_what_waits_behind,
     concludes_before_the_marks,
     does_not_freeze,

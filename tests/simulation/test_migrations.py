@@ -42,6 +42,7 @@ def mixed(choose: Choose) -> Script:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a short history reaches."""
     monkeypatch.setattr(shipping, "WINDOW", 600)
+    monkeypatch.setattr(shipping, "WINDOW_SERVED", 400)
     monkeypatch.setattr(shipping, "FEW", 1)
     monkeypatch.setattr(parking, "KEPT_MAX", 3)
     monkeypatch.setattr(parking, "LITTLE", 2)

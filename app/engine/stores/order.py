@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator
 from heapq import merge
 from typing import Protocol
 
-SLICE = 10_000
-"""So many keys are sorted at once: about two milliseconds."""
+SLICE = 2_000
+"""So many keys are sorted at once: less than a millisecond."""
+
+RUN = 16_000
+"""Sorted slices are put together up to here, while that takes no longer."""
 
 
 class Keys(Protocol):
@@ -38,7 +41,10 @@ class SortedSlices:
             found = self._keys[self._next : self._next + SLICE]
             self._next += SLICE
             run = [key for key in found if key.startswith(self._prefix) and key > self._after]
-            if run:
+            if run and self._runs and len(self._runs[-1]) < RUN:
+                self._runs[-1] += run
+                self._runs[-1].sort()
+            elif run:
                 run.sort()
                 self._runs.append(run)
         if self._next < len(self._keys):
@@ -63,6 +69,9 @@ class Merged:
         return self._stored.ready()
 
     def __iter__(self) -> Iterator[bytes]:
+        return self._both() if self._others else iter(self._stored)
+
+    def _both(self) -> Iterator[bytes]:
         last: bytes | None = None
         for key in merge(self._stored, self._others):
             if key != last:

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { segment } from "./api.js";
-import { clock, count, list, span } from "./format.js";
+import { bytes, clock, count, list, span } from "./format.js";
 import { badge, empty, eventList, facts, phases, section, serverLink, table, tenantLink, tile } from "./parts.js";
 import { store } from "./store.js";
 import { abort, drain, fail, migrate, restore, undo } from "./actions.js";
@@ -42,7 +42,7 @@ export function tenant(use, name) {
       h("div", null,
         section("Where it is", found && found.state !== "settled" ? badge("move", found.state) : null,
           found ? facts([["Home", serverLink(found.home)], ["Host", found.host || "nobody"], ["Router", found.router], ["Epoch", `${found.epoch}, ${found.epoch === 1 ? "moved once" : found.epoch ? `moved ${found.epoch} times` : "never moved"}`]]) : failure(entry),
-          move ? h("div", { class: "moving" }, h("p", { class: "route" }, `Moves from server ${move.from} to server ${move.to}`), phases(move.state), h("p", { class: "about" }, `${count(move.parked)} tasks parked · for ${span((store.stateAt - new Date(move.started).getTime()) / 1000)}`)) : null),
+          move ? h("div", { class: "moving" }, h("p", { class: "route" }, `Moves from server ${move.from} to server ${move.to}`), phases(move.state), h("p", { class: "about" }, `${move.rows ? `${count(move.rows)} rows copied, ${bytes(move.bytes)} · ` : ""}${count(move.parked)} tasks parked · for ${span((store.stateAt - new Date(move.started).getTime()) / 1000)}`)) : null),
         section("Find one of its sessions", null, sessionForm(name)),
         section("History", null, table("History of moves",
           [{ title: "Move" }, { title: "At" }, { title: "Outcome" }, { title: "Epoch", number: true }],

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from agents import copying
 from app.errors import LocalProtocolError
 from app.handlers import Handler
-from app.protocol import shipping
+from app.protocol import pacing, shipping
+from app.protocol.control import Measure
 from app.protocol.placement import home_of
 from tables import handoffs, sessions, waiting
 from tests.unit.agents.slow import Slow, add
@@ -289,8 +289,7 @@ def test_what_is_parked_is_kept_however_often_it_falls_due() -> None:
 
 def test_sessions_that_change_while_they_are_copied_are_copied_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One session a turn; those before, at and behind it change meanwhile, and new ones come."""
-    monkeypatch.setattr(copying, "PAGE_ROWS", 1)
-    monkeypatch.setattr(copying, "TURN_S", 0.0)
+    monkeypatch.setattr(pacing, "CALM", pacing.Pace(rows=1, period_s=0.01, rest=9.0))
     monkeypatch.setattr(shipping, "FEW", 0)
 
     async def test(town: Town) -> None:
@@ -304,6 +303,63 @@ def test_sessions_that_change_while_they_are_copied_are_copied_again(monkeypatch
         event = town.final("m")
         assert (event["event"], event["rows"]) == ("migration-succeeded", 10)
         assert counted(town) == {f"s{n}": list(range(1, 8 if n < 8 else 7)) for n in range(10)}
+
+    run(test)
+
+
+def test_a_copy_keeps_its_pace_however_often_the_target_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows a second as the pace says, though every answer makes the server look again."""
+    slices = 20
+    monkeypatch.setattr(pacing, "CALM", pacing.Pace(rows=5, period_s=0.2, rest=0.0))
+
+    async def test(town: Town) -> None:
+        send(town, slices * pacing.CALM.rows)
+        town.quiet()
+        begun = time.time() + town.skipped
+        town.order("migrate", TENANT, to=TARGET, id="m")
+        while not any(event["event"] == "migration-phase" for event in town.events()):
+            town.turn()
+        assert time.time() + town.skipped - begun >= (slices - 1) * pacing.CALM.period_s
+        gates = town.router().resident.gates  # type: ignore[attr-defined]
+        (told,) = gates.copied[TENANT.encode()].items()
+        assert told[0] == HOME
+        assert 0 < told[1][0] <= slices * pacing.CALM.rows
+        town.quiet()
+        assert gates.copied == {}
+        assert town.final("m")["rows"] == slices * pacing.CALM.rows
+        clean(town, slices * pacing.CALM.rows, 1)
+
+    run(test)
+
+
+def test_a_plan_does_not_wait_for_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that nobody reads any more are deleted one by one; meanwhile somebody asks about another tenant."""
+    monkeypatch.setattr(pacing, "SWEEP", pacing.Pace(rows=1, period_s=0.01, rest=9.0))
+
+    async def test(town: Town) -> None:
+        other = next(name for name in map(str, range(50)) if home_of(name.encode(), None, 3) == HOME)
+        send(town, 40)
+        town.send(other, "s")
+        town.quiet()
+        town.order("migrate", TENANT, to=TARGET, id="m")
+        source = town.server(HOME)
+        while 0 < len(source.rows(sessions.NAME)) - 1 != 30:
+            town.turn()
+        town.order("migrate", other, to=TARGET, id="plan", dry_run=True)
+        for _ in range(8):
+            town.turn()
+        assert town.final("plan")["sessions"] == 1
+        assert len(source.rows(sessions.NAME)) > 10
+        # One about the tenant that is swept waits until that is done: its chores do not meet.
+        source.resident.tenants.measure(Measure(TENANT, "late", 0, THIRD))  # type: ignore[attr-defined]
+        for _ in range(4):
+            town.turn()
+        assert len(source.rows(sessions.NAME)) > 1
+        assert not [event for event in town.events() if event["id"] == "late"]
+        town.quiet()
+        assert town.final("late")["sessions"] == 0
+        assert set(source.rows(sessions.NAME)) == {sessions.key_of(other, 0, "s")}
+        assert set(source.rows(handoffs.NAME)) == {handoffs.tenant_key(TENANT)}
 
     run(test)
 

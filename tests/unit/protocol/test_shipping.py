@@ -12,6 +12,7 @@ from app.protocol.control import Abort, Commit, Complete, Cut, Prepare, Progress
 from app.protocol.shipping import (
     FEW,
     WINDOW,
+    WINDOW_SERVED,
     Conclude,
     Concluded,
     Copying,
@@ -142,8 +143,9 @@ SCANNED = replace(NEW, scanned=True)
         (Frozen(replace(SCANNED, cursor="m\0" + "0" * 12)), 0, ShipWaiting("m\0" + "0" * 12)),
         (Frozen(SCANNED, waiting=True), 0, Conclude()),
         (Frozen(SCANNED, waiting=True, complete=True), 0, None),
-        (Copying(replace(NEW, sent=WINDOW)), 9, None),
-        (Copying(replace(NEW, sent=WINDOW, taken=1)), 9, ShipSessions("")),
+        (Copying(replace(NEW, sent=WINDOW_SERVED)), 9, None),
+        (Copying(replace(NEW, sent=WINDOW_SERVED, taken=1)), 9, ShipSessions("")),
+        (Frozen(replace(SCANNED, sent=WINDOW_SERVED), waiting=True), 9, ShipMarked()),
         (Frozen(replace(SCANNED, sent=WINDOW), waiting=True), 0, None),
     ],
 )
@@ -173,8 +175,8 @@ def test_rounds_of_marked_sessions() -> None:
     [
         (replace(NEW, cursor="m"), "m", b"{}", True),
         (replace(NEW, cursor="m"), "a", b"{}", True),
-        (replace(NEW, cursor="m"), "n", b"{}", False),
-        (NEW, "a", b"{}", False),
+        (replace(NEW, cursor="m"), "a", None, False),
+        (replace(NEW, cursor="m"), "n", None, False),
         (SCANNED, "z", b"{}", True),
         (SCANNED, "z", None, False),
     ],
@@ -185,6 +187,11 @@ def test_a_mark_remembers_the_version_that_was_shipped(
     expected = f"{fingerprint(SESSION, session, b'{}'):032x}" if shipped else ""
     assert mark(Copying(shipment), session, before) == expected
     assert mark(Frozen(shipment), session, before) == expected
+
+
+@pytest.mark.parametrize(("cursor", "session"), [("m", "n"), ("", "a")])
+def test_what_the_scan_has_still_to_come_to_needs_no_mark(cursor: str, session: str) -> None:
+    assert mark(Copying(replace(NEW, cursor=cursor)), session, b"{}") is None
 
 
 def test_what_a_marked_session_adds() -> None:
