@@ -26,7 +26,6 @@ from app.engine.producer import Answer
 from app.engine.unit_of_work import Committer, Submission, Unit
 from app.errors import FencedError
 from app.protocol.group_data import NO_PLAN, MemberData
-from app.protocol.unit import Tag, died
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +154,6 @@ class Engine:
     def _fail_from_thread(self, error: BaseException) -> None:
         self.post(lambda: self.fail(error))
 
-    def died(self, tag: Tag | None) -> bool:
-        """Did the owner named by ``tag`` die with work in progress, or has it itself only inherited such work?"""
-        workers = self.plan.workers
-        return died(tag, workers, ((name, entry[1]) for name, entry in workers.items()))
-
     def open(self, place: Place) -> None:
         """Serve ``place`` from its committed offsets."""
         place.resident = self.residents[place.kind.name](place)
@@ -231,7 +225,7 @@ class Engine:
             raise self._failure
         while self._work and not self.halted:
             self._work.popleft()()
-        if not self.halted:
+        if not (self.halted or self._stop):
             self.flow.check_pauses()
             await self.flow.work(self._interrupted)
             self._on_time()
@@ -249,13 +243,19 @@ class Engine:
             if due is not None and due <= now:
                 place.served.on_time(now)
 
+    @property
+    def _may_go_on(self) -> bool:
+        if self._stop:
+            return self.flow.in_flight is None and bool(self._said or not self.halted)
+        return not self.halted and bool(self._work or self.flow.may_work)
+
     async def _rest(self) -> None:
         """Wait for something to do, at most until the next deadline."""
         now = time.monotonic()
         if now >= self._housekeeping:
             self._housekeeping = now + HOUSEKEEPING_S
             self._rejoin_if_warm()
-        if self._events or (not self.halted and (self._work or self.flow.may_work) and not self._stop):
+        if self._events or self._may_go_on:
             await asyncio.sleep(0)
             return
         try:

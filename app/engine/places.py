@@ -281,7 +281,7 @@ class Places:
         committed = await self._committed(partitions)
         changelogs = [(rows.topic, rows.partition) for place in places for rows in self._rows(place)]
         ends = await self._blocking(lambda reader: reader.high_watermarks(changelogs))
-        dead = [place for place in places if any(self._engine.died(tags[where]) for where in place.partitions)]
+        dead = [place for place in places if any(self._died(tags[where]) for where in place.partitions)]
         stream_ends = await self._blocking(
             lambda reader: reader.high_watermarks(where for place in dead for where in place.partitions)
         )
@@ -365,11 +365,16 @@ class Places:
             if not place.committed:
                 place.committed = {partition: committed[partition] for partition in place.partitions}
                 # It may have been opened and closed again before a unit was committed: the log says whether.
-                place.owner_died = any(self._engine.died(entry.tag) for entry in place.committed.values())
+                place.owner_died = any(self._died(entry.tag) for entry in place.committed.values())
         # What was served here before comes first: it is what others wait for.
         for inherited in (False, True):
             some = [place for place in places if place.owner_died is inherited]
             await self._claim_some(some, generation, inherited=inherited)
+
+    def _died(self, tag: unit.Tag | None) -> bool:
+        """Did the owner named by ``tag`` die with work in progress, or has it itself only inherited such work?"""
+        workers = self._engine.plan.workers
+        return unit.died(tag, workers, ((name, entry[1]) for name, entry in workers.items()))
 
     async def _claim_some(self, places: list[Place], generation: int, *, inherited: bool) -> None:
         offsets = {where: entry.offset or 0 for place in places for where, entry in place.committed.items()}

@@ -17,7 +17,7 @@ from app.engine.producer import Answer
 from app.engine.unit_of_work import Unit
 from app.protocol.group_data import GroupPlan
 from app.protocol.ownership import Claiming, Running
-from app.protocol.unit import Tag, died
+from app.protocol.unit import Tag
 
 WHERE = ("work", 0)
 ENDS = 9
@@ -97,10 +97,6 @@ class Worker:
 
     def open(self, place: Place) -> None:
         self.opened.append((place.owner_died, dict(place.ends)))
-
-    def died(self, tag: Tag | None) -> bool:
-        workers = self.plan.workers
-        return died(tag, workers, ((name, incarnation) for name, (_, incarnation) in workers.items()))
 
     async def fence(self, transactional_id: str) -> None:
         """Nothing is open."""
