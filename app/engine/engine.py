@@ -37,6 +37,12 @@ STOP_S = 4.0
 
 HOUSEKEEPING_S = 0.5
 
+CLAIMS_S = 0.1
+"""So long the first unit of a generation lets claims of other places go before it."""
+
+PATIENCE_S = 2.0
+"""So long a worker with warm rows lets a rebalance come to its end before it asks for the next one."""
+
 
 class Engine:
     """One worker's engine; make it in the event loop that it is to run in.
@@ -66,6 +72,7 @@ class Engine:
         self._join = 0
         self._housekeeping = 0.0
         self._rejoin_when_warm = False
+        self._patience = 0.0
         self.announcements = Announcements(options.kafka, options.suspects)
         self.changelog = Changelog(
             options.kafka,
@@ -353,7 +360,7 @@ class Engine:
         self.places.given_up()
 
     def _remember_hosted(self) -> None:
-        self._hosted = frozenset(place.name for place in self.places.open()) or self._hosted
+        self._hosted = self.places.complete() or self._hosted
 
     def _assigned(self, word: Assignment) -> None:
         name = self.options.name
@@ -371,14 +378,19 @@ class Engine:
         self.plan = word.plan
         self._hosted = word.plan.hosted_by(name) & self._hosted
         self._rejoin_when_warm = name in word.plan.warmups.values()
+        self._patience = time.monotonic() + PATIENCE_S
         self._committer.allow(word.generation, word.join)
         self.halted = False
         (self.places.leaving if self._stop else self.places.assigned)(word, name)
+        self.flow.begin_with_claims = time.monotonic() + CLAIMS_S if self.places.restoring else 0.0
 
     def _rejoin_if_warm(self) -> None:
-        """A place is to come here once its rows are warm here: say so by joining again."""
-        mine = {place for place, name in self.plan.warmups.items() if name == self.options.name}
-        if self._rejoin_when_warm and mine <= self.changelog.warm():
+        """A place is to come here once its rows are warm here: say so by joining again, when this rebalance is over."""
+        name = self.options.name
+        mine = {place for place, host in self.plan.warmups.items() if host == name}
+        running = {place.name for place in self.places.running()}
+        calm = running >= self.plan.hosted_by(name) and not self.flow.may_work
+        if self._rejoin_when_warm and mine <= self.changelog.warm() and (calm or time.monotonic() > self._patience):
             self._rejoin_when_warm = False
             self._membership.rejoin()
 

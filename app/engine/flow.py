@@ -84,6 +84,8 @@ class Flow:
         """Sees the outputs of a unit before they are closed."""
         self.settled: Callable[[bool], None] | None = None
         """Is told whether the unit that was sealed last is committed."""
+        self.begin_with_claims = 0.0
+        """Until then (monotonic clock) no unit is sealed, so that it does not hold up the claims that follow soon."""
         self.unit = Unit(options.commit_interval)
         self.in_flight: Submission | None = None
         self._options = options
@@ -249,8 +251,8 @@ class Flow:
         if self.unit.full:
             return 0.0
         if self._backlog or any(place.served.busy() for place in self._places.open()):
-            return self.unit.deadline
-        return min(self.unit.deadline, self._settled_at)
+            return max(self.unit.deadline, self.begin_with_claims)
+        return max(min(self.unit.deadline, self._settled_at), self.begin_with_claims)
 
     def seal(self, *, released: bool = False) -> None:
         """Close the unit and send it to the commit thread; ``released``: with it every place is given up."""
@@ -328,6 +330,7 @@ class Flow:
 
         ``inherited``: they are those of places whose former owner died.
         """
+        self.begin_with_claims = 0.0
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Answer] = loop.create_future()
 

@@ -21,7 +21,7 @@ from app.engine.producer import Answer
 from app.engine.table import Rows
 from app.errors import HoldfastError, LocalProtocolError
 from app.protocol import ownership, suspects, unit
-from app.protocol.ownership import Absent, Assigned, Claiming, Effect, Holding, Role, Running
+from app.protocol.ownership import Absent, Assigned, Claiming, Effect, Holding, Restoring, Role, Running
 
 if TYPE_CHECKING:
     from app.engine.engine import Engine
@@ -148,6 +148,18 @@ class Places:
     def open(self) -> list[Place]:
         """The places that have a resident now."""
         return [place for place in self.all.values() if place.resident is not None]
+
+    def complete(self) -> frozenset[str]:
+        """The places whose rows are complete here: those that are open, and those that are being claimed."""
+        return frozenset(
+            place.name
+            for place in self.all.values()
+            if place.resident is not None or isinstance(place.holding, Claiming)
+        )
+
+    @property
+    def restoring(self) -> bool:
+        return any(isinstance(place.holding, Restoring | Claiming) for place in self.all.values())
 
     # -- events ---------------------------------------------------------------------------------------------------
 
