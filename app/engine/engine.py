@@ -7,6 +7,7 @@ network. So an agent never sees its place open or close in the middle of a batch
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -64,15 +65,12 @@ class Engine:
         self._work: deque[Callable[[], None]] = deque()
         self._hosted: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
-        self.failing = False
-        """The worker ends because of an error: what it was doing may be the cause."""
-        self._stop = False
-        self._stop_at = 0.0
+        self.failing = False  # The worker ends because of an error: what it was doing may be the cause.
+        self._stop, self._stop_at = False, 0.0
         self._said: bool | None = None
         self._join = 0
         self._housekeeping = 0.0
-        self._rejoin_when_warm = False
-        self._patience = 0.0
+        self._rejoin_by = math.inf
         self.announcements = Announcements(options.kafka, options.suspects)
         self.changelog = Changelog(
             options.kafka,
@@ -250,19 +248,16 @@ class Engine:
             if due is not None and due <= now:
                 place.served.on_time(now)
 
-    @property
-    def _may_go_on(self) -> bool:
-        if self._stop:
-            return self.flow.in_flight is None and bool(self._said or not self.halted)
-        return not self.halted and bool(self._work or self.flow.may_work)
-
     async def _rest(self) -> None:
         """Wait for something to do, at most until the next deadline."""
         now = time.monotonic()
         if now >= self._housekeeping:
             self._housekeeping = now + HOUSEKEEPING_S
             self._rejoin_if_warm()
-        if self._events or self._may_go_on:
+        go_on = bool(self._work or self.flow.may_work) and not self.halted
+        if self._stop:
+            go_on = self.flow.in_flight is None and bool(self._said or not self.halted)
+        if self._events or go_on:
             await asyncio.sleep(0)
             return
         try:
@@ -347,7 +342,7 @@ class Engine:
             self._give_up(join, done)
             return
         else:
-            self._remember_hosted()
+            self._hosted = self.places.complete() or self._hosted
             self.places.join_begun()
         if not done.done():
             done.set_result(None)
@@ -355,12 +350,9 @@ class Engine:
     def _part(self) -> None:
         """Own nothing: what is not committed has not happened."""
         self.halted = True
-        self._remember_hosted()
+        self._hosted = self.places.complete() or self._hosted
         self.flow.forget()
         self.places.given_up()
-
-    def _remember_hosted(self) -> None:
-        self._hosted = self.places.complete() or self._hosted
 
     def _assigned(self, word: Assignment) -> None:
         name = self.options.name
@@ -377,8 +369,7 @@ class Engine:
         self.flow.begin(word.generation, word.member_id)
         self.plan = word.plan
         self._hosted = word.plan.hosted_by(name) & self._hosted
-        self._rejoin_when_warm = name in word.plan.warmups.values()
-        self._patience = time.monotonic() + PATIENCE_S
+        self._rejoin_by = time.monotonic() + PATIENCE_S if name in word.plan.warmups.values() else math.inf
         self._committer.allow(word.generation, word.join)
         self.halted = False
         (self.places.leaving if self._stop else self.places.assigned)(word, name)
@@ -386,12 +377,10 @@ class Engine:
 
     def _rejoin_if_warm(self) -> None:
         """A place is to come here once its rows are warm here: say so by joining again, when this rebalance is over."""
-        name = self.options.name
-        mine = {place for place, host in self.plan.warmups.items() if host == name}
-        running = {place.name for place in self.places.running()}
-        calm = running >= self.plan.hosted_by(name) and not self.flow.may_work
-        if self._rejoin_when_warm and mine <= self.changelog.warm() and (calm or time.monotonic() > self._patience):
-            self._rejoin_when_warm = False
+        mine = {place for place, name in self.plan.warmups.items() if name == self.options.name}
+        calm = not (self.places.restoring or self.flow.may_work) or time.monotonic() > self._rejoin_by
+        if self._rejoin_by < math.inf and calm and mine <= self.changelog.warm():
+            self._rejoin_by = math.inf
             self._membership.rejoin()
 
     # -- the end --------------------------------------------------------------------------------------------------
@@ -401,8 +390,8 @@ class Engine:
         self.halted = True
         await self._loop.run_in_executor(None, self._membership.leave)
         self.places.close()
-        while self._work:
-            self._work.popleft()()  # Whoever waits for it is told that the place is closed.
+        while self._work:  # Whoever waits for it is told that the place is closed.
+            self._work.popleft()()
         await self._loop.run_in_executor(None, self._stop_threads)
         self.options.stores.close()
 

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 SETTLE_S = 0.003
 """So long after a commit an idle unit is not sealed yet, for two reasons.
 
-The coordinator writes the markers of a transaction after it has answered, and makes whoever begins the next one
-earlier come again. And what a unit made readable is mostly read within that time, if it is for this
-worker: a task goes from its router to its server in two units that follow each other, not in the one after the next.
+The coordinator writes the markers of a transaction after it has answered, and makes whoever begins the next one earlier
+come again. And what a unit made readable is mostly read within that time, if it is for this worker: a task goes from its
+router to its server in two units that follow each other.
 """
 
 SETTLE_MAX_S = 0.02
@@ -85,7 +85,7 @@ class Flow:
         self.settled: Callable[[bool], None] | None = None
         """Is told whether the unit that was sealed last is committed."""
         self.begin_with_claims = 0.0
-        """Until then (monotonic clock) no unit is sealed, so that it does not hold up the claims that follow soon."""
+        """No unit is sealed until then (monotonic clock): it would hold up claims that follow soon."""
         self.unit = Unit(options.commit_interval)
         self.in_flight: Submission | None = None
         self._options = options
@@ -264,8 +264,7 @@ class Flow:
             place.served.before_seal()
         if self.sealing is not None:
             self.sealing(self.unit)
-        unit, self.unit = self.unit, Unit(self._options.commit_interval)
-        self._hurried = False
+        unit, self.unit, self._hurried = self.unit, Unit(self._options.commit_interval), False
         rows = [found for place in places for found in self._seal_rows(place, unit)]
         if released:
             sealed_rows = {id(found) for found, _ in rows}

@@ -197,7 +197,8 @@ class Membership(threading.Thread):
                 await self._beat()
             except kafka_errors.KafkaError as error:
                 self._note(error)
-                await asyncio.sleep(self._pause_s)
+                if not isinstance(error, _REJOIN):
+                    await asyncio.sleep(self._pause_s)
 
     def _say_whether_it_answers(self, answers: bool) -> None:
         """One line when the broker goes away, one when it is back: nobody needs more, and nobody should miss it."""

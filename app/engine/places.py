@@ -8,15 +8,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from confluent_kafka import KafkaException
-
+from app.engine.asking import Asking
 from app.engine.fetch import Batch
 from app.engine.membership import Assignment
-from app.engine.offsets import Committed, OffsetReader, Partition
+from app.engine.offsets import Committed, Partition
 from app.engine.producer import Answer
 from app.engine.table import Rows
 from app.errors import HoldfastError, LocalProtocolError
@@ -133,9 +131,7 @@ class Places:
         self._options = options
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: list[Place] = []
-        self._reader: OffsetReader | None = None
-        self._io = ThreadPoolExecutor(1, thread_name_prefix="offsets")
-        self._suspects = ThreadPoolExecutor(1, thread_name_prefix="suspects")
+        self._asking = Asking(options.kafka, options.group)
         self.all = {
             kind.place(number): Place(kind, number, kind.place(number))
             for kind in options.kinds
@@ -151,11 +147,8 @@ class Places:
 
     def complete(self) -> frozenset[str]:
         """The places whose rows are complete here: those that are open, and those that are being claimed."""
-        return frozenset(
-            place.name
-            for place in self.all.values()
-            if place.resident is not None or isinstance(place.holding, Claiming)
-        )
+        kept = (place for place in self.all.values() if place.resident or isinstance(place.holding, Claiming))
+        return frozenset(place.name for place in kept)
 
     @property
     def restoring(self) -> bool:
@@ -263,38 +256,20 @@ class Places:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._engine.fail(error)
 
-    async def _blocking(self, call: Callable[[OffsetReader], Any]) -> Any:
-        """Ask the broker in the offsets thread, again and again while it does not answer."""
-
-        def ask() -> Any:
-            if self._reader is None:
-                self._reader = OffsetReader(self._options.kafka, self._options.group)
-            return call(self._reader)
-
-        return await self._again(self._io, ask)
-
-    async def _again(self, thread: ThreadPoolExecutor, call: Callable[[], Any]) -> Any:
-        while True:
-            try:
-                return await asyncio.get_running_loop().run_in_executor(thread, call)
-            except KafkaException as error:
-                log.debug("asking the broker: %s", error)
-                await asyncio.sleep(0.2)
-
     async def _restore(self, places: list[Place]) -> None:
         """Fence, read stable offsets, take the high watermarks, read the changelogs: in this order."""
         started = time.monotonic()
         generation = self._engine.generation
         partitions = [partition for place in places for partition in place.partitions]
-        tags = await self._blocking(lambda reader: reader.tags(partitions))
+        tags = await self._asking.offsets(lambda reader: reader.tags(partitions))
         await self._fence(tags.values())
         # What those have announced that are fenced now, read while the rest is asked for.
-        announced = asyncio.ensure_future(self._again(self._suspects, self._engine.announcements.read))
+        announced = asyncio.ensure_future(self._asking.aside(self._engine.announcements.read))
         committed = await self._committed(partitions)
         changelogs = [(rows.topic, rows.partition) for place in places for rows in self._rows(place)]
-        ends = await self._blocking(lambda reader: reader.high_watermarks(changelogs))
+        ends = await self._asking.offsets(lambda reader: reader.high_watermarks(changelogs))
         dead = [place for place in places if any(self._died(tags[where]) for where in place.partitions)]
-        stream_ends = await self._blocking(
+        stream_ends = await self._asking.offsets(
             lambda reader: reader.high_watermarks(where for place in dead for where in place.partitions)
         )
         suspicions = await announced
@@ -348,8 +323,8 @@ class Places:
 
         Raises HoldfastError where the topic no longer has what is to be read next: that is not for us to pass over.
         """
-        found: dict[Partition, Committed] = await self._blocking(lambda reader: reader.committed(partitions))
-        starts: dict[Partition, int] = await self._blocking(lambda reader: reader.starts(partitions))
+        found: dict[Partition, Committed] = await self._asking.offsets(lambda reader: reader.committed(partitions))
+        starts: dict[Partition, int] = await self._asking.offsets(lambda reader: reader.starts(partitions))
         for partition, entry in found.items():
             start = starts[partition]
             if entry.offset is None:
@@ -406,5 +381,4 @@ class Places:
             task.cancel()
         for place in self.all.values():
             self._close(place)
-        self._io.shutdown(wait=False, cancel_futures=True)
-        self._suspects.shutdown(wait=False, cancel_futures=True)
+        self._asking.close()

@@ -80,7 +80,7 @@ class Worker:
         self.changelog = SimpleNamespace(follow=self.ignore, leave=self.ignore, restore=self.restore)
         options = SimpleNamespace(kinds=(KIND,), kafka={}, group="g", transactional_id=str)
         self.places = Places(cast("Engine", self), cast("EngineOptions", options))
-        self.places._reader = cast("OffsetReader", log)
+        self.places._asking._reader = cast("OffsetReader", log)
         self.place = self.places.all["server-0"]
 
     @staticmethod
