@@ -28,8 +28,8 @@ SETTLE_S = 0.003
 """So long after a commit an idle unit is not sealed yet, for two reasons.
 
 The coordinator writes the markers of a transaction after it has answered, and makes whoever begins the next one earlier
-come again. And what a unit made readable is mostly read within that time, if it is for this worker: a task goes from its
-router to its server in two units that follow each other.
+come again. And what a unit made readable is mostly read within that time, if it is for this worker: a task goes from
+its router to its server in two units that follow each other.
 """
 
 SETTLE_MAX_S = 0.02
