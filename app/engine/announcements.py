@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from app.engine.denied import DENIED, denied
 from app.errors import HoldfastError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,14 @@ class Announcements:
         Raises:
             UnavailableError: the broker did not take it in time. It is not written later either, unless it was on
                 its way already.
+            ConfigurationError: the worker has no right to write there.
             HoldfastError: the broker refuses it and always will.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             while (error := self._attempt(key, value, deadline)) is not None:
+                if error.code() in DENIED:
+                    raise denied(f"write {self._topic}", error.str())
                 if error.code() in LASTING:
                     raise HoldfastError(f"{self._topic} takes no announcements: {error.str()}")
                 if deadline is not None and time.monotonic() >= deadline:
@@ -148,5 +152,7 @@ class Announcements:
                     log.warning("%s: a record without a key is passed over", self._topic)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     return found
+                elif error.code() in DENIED:
+                    raise denied(f"read {self._topic}", error.str())
                 elif error.fatal() or error.code() in LASTING:
                     raise KafkaException(error)

@@ -333,7 +333,9 @@ class Membership(threading.Thread):
             return
         try:
             if self._generation >= 0 and self._coordinator is not None:
-                await asyncio.wait_for(self._call(LeaveGroupRequest(self._group, self._member_id)), 2)
+                request = LeaveGroupRequest(self._group, self._member_id)
+                # Not behind a join that waits for others.
+                await asyncio.wait_for(self._call(request, group=ConnectionGroup.DEFAULT), 2)
         except (kafka_errors.KafkaError, TimeoutError) as error:
             log.warning("could not leave the group at once (%r): the others notice after the session timeout", error)
         finally:

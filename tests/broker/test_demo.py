@@ -72,7 +72,7 @@ def test_the_demo_shows_everything_and_tells_the_truth(broker: str, tmp_path: Pa
     assert "max-pause" in steps["return"]["outcome"]
     page = (tmp_path / ".holdfast" / "demo" / "report.html").read_text(encoding="utf-8")
     assert "None lost, none doubled, none out of order" in page
-    assert left_over(run, broker) == ([], [])
+    assert left_over(run, broker) == ([], []), lines[-20:]
 
 
 def test_a_demo_that_is_cut_leaves_nothing_behind(broker: str, tmp_path: Path) -> None:

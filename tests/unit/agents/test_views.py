@@ -472,6 +472,7 @@ def test_a_wake_up_that_comes_before_its_session_wakes_nobody(restarts: bool) ->
     slow = Slow()
 
     async def test(town: Town) -> None:
+        town.hurries = False
         send(town)
         for tenant in TENANTS:
             town.send(tenant, "s1", "again")
@@ -486,6 +487,7 @@ def test_a_wake_up_that_comes_before_its_session_wakes_nobody(restarts: bool) ->
                     host.turn()
             await asyncio.sleep(0.01)
         slow.may_end.set()
+        town.hurries = True
         # The failed server has sent what waits, and nobody has been told yet that this was all.
         town.server(FAILED).take(NAMES.work)
         for _ in range(3):
