@@ -61,8 +61,7 @@ class Engine:
         self.farewell: tuple[str, int, bytes, bytes] | None = None
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._events: deque[Callable[[], None]] = deque()
-        self._work: deque[Callable[[], None]] = deque()
+        self._events, self._work = deque[Callable[[], None]](), deque[Callable[[], None]]()
         self._hosted: frozenset[str] = frozenset()
         self._failure: BaseException | None = None
         self.failing = False  # The worker ends because of an error: what it was doing may be the cause.
@@ -317,7 +316,8 @@ class Engine:
         done: Future[None] = Future()
         self.post(lambda: self._give_up(join, done))
         try:
-            await asyncio.wait_for(asyncio.wrap_future(done), JOIN_GRACE_S)
+            async with asyncio.timeout(JOIN_GRACE_S):
+                await asyncio.wrap_future(done)
         except TimeoutError:
             log.info(
                 "the unit does not end in time (a handler runs, or the broker is slow): given up for the rebalance"

@@ -43,8 +43,7 @@ REBALANCE_MS = 10_000
 """How long the others wait for a member that does not come to a rebalance."""
 
 RETRY_S = 0.1
-AWAY_S = 0.5
-"""Between two attempts while no broker answers: nobody is served sooner by asking more often."""
+AWAY_S = 0.5  # Between two attempts while no broker answers: nobody is served sooner by asking more often.
 
 SILENCE_S = 5.0
 """So long it is tried to end what a dead worker left open, before anybody takes over from it."""
@@ -183,9 +182,10 @@ class Membership(threading.Thread):
             if member.done():
                 member.result()
         finally:
-            member.cancel()
             stopped.cancel()
-            await asyncio.wait({member, stopped})
+            while not member.done():  # Before Python 3.12 asyncio.wait_for may forget that it was cancelled.
+                member.cancel()
+                await asyncio.wait({member}, timeout=RETRY_S)
             await self._depart()
             await self._beats.stop()
 
@@ -292,9 +292,7 @@ class Membership(threading.Thread):
                 break
             except kafka_errors.MemberIdRequired:
                 continue
-        if joined.member_id != self._member_id:
-            self._member_id = joined.member_id
-        self._generation = joined.generation_id
+        self._member_id, self._generation = joined.member_id, joined.generation_id
         leads = joined.leader_id == joined.member_id
         shares = plan_shares(joined.members, self._places, self._standby_replicas, leader=self._name) if leads else []
         synced = await self._call(
@@ -318,7 +316,8 @@ class Membership(threading.Thread):
     async def _beat(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._rejoin.wait(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._rejoin.wait()
                 return
             except TimeoutError:
                 try:
@@ -329,12 +328,12 @@ class Membership(threading.Thread):
                     raise
 
     async def _depart(self) -> None:
+        """Leave, over a connection of its own: not behind a join that waits for others."""
         if self._client is None:
             return
         try:
             if self._generation >= 0 and self._coordinator is not None:
                 request = LeaveGroupRequest(self._group, self._member_id)
-                # Not behind a join that waits for others.
                 await asyncio.wait_for(self._call(request, group=ConnectionGroup.DEFAULT), 2)
         except (kafka_errors.KafkaError, TimeoutError) as error:
             log.warning("could not leave the group at once (%r): the others notice after the session timeout", error)

@@ -81,7 +81,7 @@ def test_a_demo_that_is_cut_leaves_nothing_behind(broker: str, tmp_path: Path) -
         if line.get("step") == "upload":
             break
     run.process.send_signal(signal.SIGINT)
-    list(run.lines())
+    last = list(run.lines())
     assert run.end() == 1
     assert len(run.pids) >= 3
-    assert left_over(run, broker) == ([], [])
+    assert left_over(run, broker) == ([], []), last

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from app.topics import Names
 from tests.support.broker import OwnBrokers
 from tests.support.cluster import Workers, wait_for
 from tests.support.job import settle, when_sent
@@ -49,6 +50,15 @@ def test_sigterm_finishes_the_unit_and_leaves_at_once(workers: Workers) -> None:
     assert second.sigterm(10) == 0
     assert members(workers) == 0
     assert "Traceback" not in first.text() + second.text()
+
+
+def test_workers_that_stop_together_leave_nobody_in_the_group(workers: Workers) -> None:
+    running = workers.start_ready("w1", "w2", "w3")
+    for worker in running:
+        worker.process.send_signal(signal.SIGTERM)
+    assert [worker.wait_exit() for worker in running] == [0, 0, 0]
+    group = Names(workers.namespace).group
+    assert AdminClient({**workers.config}).describe_consumer_groups([group])[group].result(30).members == []
 
 
 def test_sigint_is_the_same(workers: Workers) -> None:
