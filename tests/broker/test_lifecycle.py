@@ -58,7 +58,8 @@ def test_workers_that_stop_together_leave_nobody_in_the_group(workers: Workers) 
         worker.process.send_signal(signal.SIGTERM)
     assert [worker.wait_exit() for worker in running] == [0, 0, 0]
     group = Names(workers.namespace).group
-    assert AdminClient({**workers.config}).describe_consumer_groups([group])[group].result(30).members == []
+    admin = AdminClient({**workers.config})
+    assert admin.describe_consumer_groups([group])[group].result(30).members == []
 
 
 def test_sigint_is_the_same(workers: Workers) -> None:
