@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from app.engine.denied import DENIED, denied
 from app.engine.offsets import Partition
@@ -87,6 +87,7 @@ class Fetcher(threading.Thread):
     Args:
         config: librdkafka options common to all clients.
         group: the worker group, for the broker's eyes only.
+        topics: of which partitions may be fetched.
         deliver: takes a chunk; called in this thread, must not block.
         lost_range: takes a partition that no longer has its next record, and the epoch in which that turned out.
         failed: takes the error that ended the thread.
@@ -96,6 +97,7 @@ class Fetcher(threading.Thread):
         self,
         config: Mapping[str, Any],
         group: str,
+        topics: Iterable[str],
         *,
         deliver: Callable[[Chunk], None],
         lost_range: Callable[[Partition, int], None],
@@ -122,6 +124,7 @@ class Fetcher(threading.Thread):
                 "fetch.max.bytes": max(52_428_800, max_record_bytes),
             }
         )
+        self._topics = frozenset(topics)
         self._deliver = deliver
         self._lost_range = lost_range
         self._failed = failed
@@ -162,11 +165,18 @@ class Fetcher(threading.Thread):
 
     def run(self) -> None:
         try:
+            self._get_acquainted()
             self._run()
         except BaseException as error:  # noqa: BLE001 - the worker ends with it.
             self._failed(error)
         finally:
             self._consumer.close()
+
+    def _get_acquainted(self) -> None:
+        """Let librdkafka know all topics: it looks for the leaders of one that is new to it only once a second."""
+        known = [TopicPartition(topic, 0, OFFSET_END) for topic in self._topics]
+        self._consumer.incremental_assign(known)
+        self._consumer.incremental_unassign(known)
 
     def _run(self) -> None:
         assigned: set[Partition] = set()

@@ -101,13 +101,13 @@ class Flow:
         self._paused: frozenset[Partition] = frozenset()
         self._fetched_since: dict[Partition, int] = {}
         self._unit_number = 0
-        self._hurried = False
-        self._alone = False
+        self._hurried = self._alone = False
         self._settled_at = 0.0
         self._took = deque([0.0] * SLOW_COMMITS, SLOW_COMMITS)
         self.fetcher = Fetcher(
             options.kafka,
             options.group,
+            (topic for kind in options.kinds for topic in kind.topics),
             deliver=lambda chunk: post(lambda: self._arrived(chunk)),
             lost_range=lambda where, epoch: post(lambda: self._lost_range(where, epoch)),
             failed=failed,

@@ -59,6 +59,7 @@ class Bench:
         places = SimpleNamespace(all={"router-0": self.place, "router-1": self.other}, open=lambda: self.open)
         options = SimpleNamespace(
             commit_interval=INTERVAL_S,
+            kinds=(),
             kafka={"bootstrap.servers": "127.0.0.1:1", "log_level": 0},
             group="g",
             name="w",
