@@ -207,8 +207,12 @@ def test_two_workers_want_one_connection(site: Site, w1: str, w2: str) -> None:
 
     pushing = [in_background(lambda url=url: push(url)) for url in (w1, w2) * 3]  # type: ignore[misc]
     statuses = [push.result(30) for push in pushing]
-    assert statuses.count(204) == 1
+    assert statuses.count(204) <= 1, "an answer may be lost, but nobody is told twice that it was the one"
     assert set(statuses) <= {0, 204, 403, 409, 423}
+    offset = int(ask(w1, "HEAD", path).headers["Upload-Offset"])
+    if offset < 10:
+        # Whoever had it was asked to let go in the middle.
+        assert patch(w1, path, offset, b"helloworld"[offset:]).status == 204
     assert site.objects() == [b"helloworld"]
     assert len(site.bench.events(name_of(path))) == 1
 
