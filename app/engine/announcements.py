@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.2
 PURGE_S = 0.5
 CONNECT_S = 5.0
+STOP_S = 1.0
 
 LASTING = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -120,11 +121,12 @@ class Announcements:
             return found
 
     def stop(self) -> None:
-        """Read nothing more."""
-        with self._reading:
+        """Read nothing more. A reader that the broker does not answer is left behind."""
+        if self._reading.acquire(timeout=STOP_S):
             if self._reader is not None:
                 self._reader.close()
                 self._reader = None
+            self._reading.release()
 
     def _new_reader(self) -> Consumer:
         return Consumer(
